@@ -1,0 +1,1 @@
+"""gptwo: GPT-2 whole."""
