@@ -1,0 +1,178 @@
+"""GPT-2 as everyone runs it: fused QKV, the built-in attention, dropout, a KV cache on request.
+
+Equal to ``equations.py`` and to the released model; ``tests/unit/model/test_gpt2.py`` proves both.
+Read from the bottom up: ``GPT2`` is Δ E + P, then L ``Block``s, then LN and Eᵀ.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from gptwo.base.errors import ContextLengthError
+from gptwo.config import GPT2Config
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+class Cache(Protocol):
+    """Keys and values of the tokens already seen, per layer. ``infer/kv_cache.py`` is one."""
+
+    @property
+    def length(self) -> int:
+        """Tokens already held; the next token has this position."""
+
+    def append(
+        self, layer: int, k_BHTK: Float[Tensor, "B H T K"], v_BHTK: Float[Tensor, "B H T K"]
+    ) -> tuple[Float[Tensor, "B H S K"], Float[Tensor, "B H S K"]]:
+        """Store T new keys and values after ``length`` and return all S = length + T of them."""
+
+    def advance(self, count: int) -> None:
+        """The ``count`` tokens that every layer has appended are now part of ``length``."""
+
+
+class Attention(nn.Module):
+    """A = Concat(A_1 … A_H) W_0 with W_Q, W_K, W_V of all heads stored as one matrix (paper §3)."""
+
+    def __init__(self, config: GPT2Config, *, device: torch.device | None, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        D = config.n_embd
+        self.n_head = config.n_head
+        self.dropout = config.dropout
+        self.qkv = nn.Linear(D, 3 * D, device=device, dtype=dtype)
+        self.output = nn.Linear(D, D, device=device, dtype=dtype)
+
+    def forward(
+        self, x_BTD: Float[Tensor, "B T D"], layer: int, cache: Cache | None
+    ) -> Float[Tensor, "B T D"]:
+        B, T, D = x_BTD.shape
+        qkv_3BHTK = self.qkv(x_BTD).view(B, T, 3, self.n_head, D // self.n_head).permute(2, 0, 3, 1, 4)
+        q_BHTK, k_BHSK, v_BHSK = qkv_3BHTK.unbind(0)
+        if cache is not None:
+            k_BHSK, v_BHSK = cache.append(layer, k_BHSK, v_BHSK)
+        S = k_BHSK.shape[2]
+        # The built-in's own causal flag aligns T×S at the top left; queries that come after S - T cached keys
+        # need the diagonal at the bottom right. A single query sees everything.
+        mask_TS = None
+        if 1 < T < S:
+            mask_TS = torch.ones(T, S, dtype=torch.bool, device=x_BTD.device).tril(S - T)
+        a_BHTK = F.scaled_dot_product_attention(
+            q_BHTK,
+            k_BHSK,
+            v_BHSK,
+            attn_mask=mask_TS,
+            is_causal=T == S and T > 1,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        output_BTD: Tensor = self.output(a_BHTK.transpose(1, 2).reshape(B, T, D))
+        return F.dropout(output_BTD, self.dropout, self.training)
+
+
+class MLP(nn.Module):
+    """W_2 GELU(W_1 x), GELU in its tanh form (paper §4.2)."""
+
+    def __init__(self, config: GPT2Config, *, device: torch.device | None, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.up = nn.Linear(config.n_embd, config.mlp_width, device=device, dtype=dtype)
+        self.down = nn.Linear(config.mlp_width, config.n_embd, device=device, dtype=dtype)
+
+    def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        y_BTD: Tensor = self.down(F.gelu(self.up(x_BTD), approximate="tanh"))
+        return F.dropout(y_BTD, self.dropout, self.training)
+
+
+class Block(nn.Module):
+    """X' = X + Attention(LN(X)), Y = X' + MLP(LN(X')) (paper §4)."""
+
+    def __init__(self, config: GPT2Config, *, device: torch.device | None, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        D, epsilon = config.n_embd, config.layer_norm_epsilon
+        self.attention_norm = nn.LayerNorm(D, eps=epsilon, device=device, dtype=dtype)
+        self.attention = Attention(config, device=device, dtype=dtype)
+        self.mlp_norm = nn.LayerNorm(D, eps=epsilon, device=device, dtype=dtype)
+        self.mlp = MLP(config, device=device, dtype=dtype)
+
+    def forward(
+        self, x_BTD: Float[Tensor, "B T D"], layer: int, cache: Cache | None
+    ) -> Float[Tensor, "B T D"]:
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), layer, cache)
+        return x_BTD + self.mlp(self.mlp_norm(x_BTD))
+
+
+class GPT2(nn.Module):
+    """L = LN(X_out) Eᵀ over L blocks; the head is E itself and has no parameters of its own (paper §2-§6).
+
+    ``device`` and ``dtype`` are of the parameters; weights are torch's defaults until ``init.initialise`` or a
+    checkpoint fills them (``init.build_model``). With ``checkpoint_activations`` training keeps only the input
+    of each block and computes the rest again in the backward pass: less memory, a third more work.
+    """
+
+    def __init__(
+        self,
+        config: GPT2Config,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        checkpoint_activations: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.checkpoint_activations = checkpoint_activations
+        place = torch.device(device) if device is not None else None
+        D = config.n_embd
+        self.token_embedding = nn.Embedding(config.vocab_size, D, device=place, dtype=dtype)
+        self.position_embedding = nn.Embedding(config.context, D, device=place, dtype=dtype)
+        self.blocks = nn.ModuleList(Block(config, device=place, dtype=dtype) for _ in range(config.n_layer))
+        self.final_norm = nn.LayerNorm(D, eps=config.layer_norm_epsilon, device=place, dtype=dtype)
+
+    def residual(self, tokens: Int[Tensor, "B T"], *, cache: Cache | None = None) -> Float[Tensor, "B T D"]:
+        """LN(X_out): what the head multiplies by Eᵀ. Raises ``ContextLengthError`` past C positions."""
+        T = tokens.shape[1]
+        past = cache.length if cache is not None else 0
+        if past + T > self.config.context:
+            raise ContextLengthError(
+                f"{past + T} tokens are more than the model's context of {self.config.context}; shorten the text"
+            )
+        # A slice of P needs no arange, which is what most often lands on the wrong device (paper §8).
+        x_BTD = self.token_embedding(tokens) + self.position_embedding.weight[past : past + T]
+        x_BTD = F.dropout(x_BTD, self.config.dropout, self.training)
+        for layer, block in enumerate(self.blocks):
+            if self.checkpoint_activations and self.training and cache is None:
+                x_BTD = checkpoint(block, x_BTD, layer, None, use_reentrant=False)
+            else:
+                x_BTD = block(x_BTD, layer, cache)
+        if cache is not None:
+            cache.advance(T)
+        normed_BTD: Tensor = self.final_norm(x_BTD)
+        return normed_BTD
+
+    def forward(
+        self, tokens: Int[Tensor, "B T"], *, cache: Cache | None = None, last_only: bool = False
+    ) -> Float[Tensor, "B T V"]:
+        """Logits of every position, or of the last one alone (B×1×V) with ``last_only``.
+
+        With a ``cache`` the tokens follow those that it holds, and are added to it.
+        """
+        x_BTD = self.residual(tokens, cache=cache)
+        return F.linear(x_BTD[:, -1:] if last_only else x_BTD, self.token_embedding.weight)
+
+    def loss(
+        self,
+        tokens: Int[Tensor, "B T"],
+        targets: Int[Tensor, "B T"],
+        *,
+        reduction: Literal["mean", "sum", "none"] = "mean",
+    ) -> Tensor:
+        """Cross entropy of the targets in nats: mean or sum over B·T (a scalar), or each (B·T values)."""
+        logits = self(tokens).flatten(0, 1)
+        return F.cross_entropy(
+            logits.float() if logits.dtype != torch.float64 else logits,
+            targets.flatten(),
+            reduction=reduction,
+        )
