@@ -102,7 +102,8 @@ class Block(nn.Module):
         self, x_BTD: Float[Tensor, "B T D"], layer: int, cache: Cache | None
     ) -> Float[Tensor, "B T D"]:
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), layer, cache)
-        return x_BTD + self.mlp(self.mlp_norm(x_BTD))
+        x_BTD = x_BTD + self.mlp(self.mlp_norm(x_BTD))
+        return x_BTD
 
 
 class GPT2(nn.Module):
