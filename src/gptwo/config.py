@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from gptwo.base.errors import ConfigError
 
@@ -77,3 +81,128 @@ def preset(name: str) -> GPT2Config:
     if name not in PRESETS:
         raise ConfigError(f"there is no size {name!r}; expected one of {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def _setting(default: Any = dataclasses.MISSING, *, help: str) -> Any:
+    """A field whose help line is the one that ``gptwo train --help`` prints."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Every setting of a training run: the flags of ``gptwo train`` and the keys of its TOML file, the same names.
+
+    Raises ``ConfigError`` for a value, or a combination, that cannot be.
+    """
+
+    data: str = _setting(help="folder made by `gptwo prepare`")
+    out: str = _setting(help="folder of the run: checkpoints, log, plot, samples")
+    model: str = _setting("micro", help="a size (see `gptwo info`), or a checkpoint to start from")
+    n_layer: int | None = _setting(None, help="blocks L, instead of the size's own")
+    n_head: int | None = _setting(None, help="attention heads H, instead of the size's own")
+    n_embd: int | None = _setting(None, help="width D, instead of the size's own")
+    context: int | None = _setting(None, help="context length C in tokens, instead of the size's own")
+    dropout: float | None = _setting(None, help="dropout, instead of the size's own")
+    batch_tokens: int = _setting(4096, help="tokens per step, a multiple of the context")
+    micro_batch: int | None = _setting(
+        None, help="sequences that run at once; derived from the free memory when not given"
+    )
+    steps: int = _setting(1000, help="optimizer steps")
+    lr: float = _setting(1e-3, help="highest learning rate")
+    min_lr: float | None = _setting(None, help="learning rate at the end; a tenth of --lr when not given")
+    warmup_steps: int = _setting(100, help="steps over which the learning rate rises from 0")
+    weight_decay: float = _setting(0.1, help="AdamW's decay of matrices; biases and norms have none")
+    beta1: float = _setting(0.9, help="AdamW's decay of the mean of gradients")
+    beta2: float = _setting(0.99, help="AdamW's decay of the mean of squared gradients")
+    grad_clip: float = _setting(1.0, help="largest norm of the gradient; 0 for no limit")
+    eval_every: int = _setting(250, help="steps between evaluations on the validation split")
+    eval_tokens: int | None = _setting(
+        None, help="validation tokens to evaluate; the whole split when not given"
+    )
+    save_every: int = _setting(250, help="steps between checkpoints; the last step is always saved")
+    keep_last: int = _setting(3, help="newest checkpoints to keep")
+    log_every: int = _setting(10, help="steps between lines of metrics.jsonl")
+    sample_prompt: str = _setting("\n", help="what the sample at each evaluation goes on from")
+    sample_tokens: int = _setting(128, help="tokens of the sample at each evaluation; 0 for none")
+    seed: int = _setting(0, help="decides the initial weights, the order of the data and dropout")
+    device: str = _setting("auto", help="auto, cpu, cuda, cuda:N or mps")
+    dtype: Literal["auto", "fp32", "bf16"] = _setting(
+        "auto", help="arithmetic of the step; auto is bf16 where the device has it in hardware, else fp32"
+    )
+    compile: bool = _setting(False, help="compile the step with torch.compile (needs a C++ compiler)")
+    checkpoint_activations: bool = _setting(
+        False, help="keep one activation per block and compute the rest again: less memory, a third more work"
+    )
+    track: Literal["none", "tensorboard"] = _setting("none", help="also write the metrics for a tracker")
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(TrainConfig)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not _fits(value, hints[field.name]):
+                raise ConfigError(
+                    f"{field.name}={value!r} is not possible; expected {_describe(hints[field.name])}"
+                )
+        _require_positive(self, "batch_tokens", "steps", "eval_every", "save_every", "keep_last", "log_every")
+        for name in ("n_layer", "n_head", "n_embd", "context", "micro_batch", "eval_tokens"):
+            if getattr(self, name) is not None:
+                _require_positive(self, name)
+        for name in ("warmup_steps", "sample_tokens", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}={getattr(self, name)} is not possible; expected 0 or more")
+        for name in ("weight_decay", "grad_clip", "lr"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(
+                    f"{name}={getattr(self, name)} is not possible; expected a finite number >= 0"
+                )
+        for name in ("beta1", "beta2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"{name}={getattr(self, name)} is not possible; expected 0 <= {name} < 1")
+        if self.min_lr is not None and not 0.0 <= self.min_lr <= self.lr:
+            raise ConfigError(f"min_lr={self.min_lr} is not possible; expected 0 <= min_lr <= lr={self.lr}")
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, Any], *, where: str = "settings") -> TrainConfig:
+        """The configuration of a mapping, e.g. a parsed TOML file. An unknown or missing key is a ``ConfigError``."""
+        known = {field.name: field for field in dataclasses.fields(cls)}
+        for name in settings:
+            if name not in known:
+                raise ConfigError(f"{where}: unknown key {name!r}; expected one of {', '.join(known)}")
+        for name, field in known.items():
+            if field.default is dataclasses.MISSING and name not in settings:
+                flag = "--" + name.replace("_", "-")
+                raise ConfigError(
+                    f"{where}: {name!r} is missing; give {flag} {name.upper()}: {field.metadata['help']}"
+                )
+        return cls(**settings)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The settings that are not None, ready for TOML; ``from_mapping`` is the inverse."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+    def model_changes(self) -> dict[str, int | float]:
+        """The fields of ``GPT2Config`` that this run sets itself."""
+        names = ("n_layer", "n_head", "n_embd", "context", "dropout")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value read from a flag or from TOML is of the annotated type; a whole number may stand for a float."""
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return value in options
+    for option in options or (hint,):
+        if isinstance(value, bool):
+            if option is bool:
+                return True
+        elif isinstance(value, option) or (option is float and isinstance(value, int)):
+            return True
+    return False
+
+
+def _describe(hint: Any) -> str:
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(repr(option) for option in options)
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    return " or ".join(words[option] for option in options or (hint,) if option in words)
