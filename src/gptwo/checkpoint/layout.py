@@ -1,0 +1,61 @@
+"""What lies in a model folder: the names of its files, and reading the JSON ones. No torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gptwo.base.errors import CheckpointError
+
+CONFIG_NAME = "config.json"
+GENERATION_CONFIG_NAME = "generation_config.json"
+WEIGHTS_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+MANIFEST_NAME = "manifest.json"
+TRAINING_TENSORS_NAME = "training.safetensors"
+TRAINING_INFO_NAME = "training.json"
+
+# Files that a model folder may hold and that a later save into it may replace.
+KNOWN_NAMES = frozenset(
+    {
+        CONFIG_NAME,
+        GENERATION_CONFIG_NAME,
+        WEIGHTS_NAME,
+        MANIFEST_NAME,
+        TRAINING_TENSORS_NAME,
+        TRAINING_INFO_NAME,
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "vocab.json",
+        "merges.txt",
+    }
+)
+
+_PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+
+
+def is_pickle_name(path: Path) -> bool:
+    return path.suffix.lower() in _PICKLE_SUFFIXES
+
+
+def pickles_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if is_pickle_name(path))
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; ``CheckpointError`` when it is missing, unreadable, or no JSON object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing; expected a model folder with this file") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is not JSON ({error}); expected an object; copy the file again"
+        ) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(value).__name__}; expected an object")
+    return value

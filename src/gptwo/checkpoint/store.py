@@ -1,0 +1,132 @@
+"""Saving checkpoints so that a whole one always exists, and the training state beside the model. No torch at import."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gptwo.base.errors import CheckpointError
+from gptwo.checkpoint.atomic_folder import folder_written_whole, in_place_or_aside
+from gptwo.checkpoint.layout import (
+    CONFIG_NAME,
+    GENERATION_CONFIG_NAME,
+    TRAINING_INFO_NAME,
+    TRAINING_TENSORS_NAME,
+    WEIGHTS_NAME,
+    read_json_object,
+)
+from gptwo.checkpoint.manifest import is_whole, verify
+from gptwo.checkpoint.released_config import config_to_hf, generation_config_to_hf
+from gptwo.checkpoint.runs import checkpoint_path, list_checkpoints, newest_whole, prune
+from gptwo.config import GPT2Config
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = [
+    "SavableTokenizer",
+    "TrainingState",
+    "checkpoint_path",
+    "is_whole",
+    "list_checkpoints",
+    "load_training_state",
+    "newest_whole",
+    "prune",
+    "save_checkpoint",
+    "verify",
+]
+
+
+class SavableTokenizer(Protocol):
+    """What a checkpoint asks of a tokenizer; every tokenizer of ``gptwo.tokenizer`` is one."""
+
+    @property
+    def eot_id(self) -> int | None:
+        """The id of <|endoftext|>; None when there is none."""
+
+    def save(self, folder: Path, /) -> object:
+        """Writes the files that ``AutoTokenizer`` loads into an existing folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """What training needs beside the weights to go on bitwise as if never stopped.
+
+    ``step`` is the number of optimizer steps taken; ``tensors`` under any names (optimizer moments, RNG states);
+    ``info`` is anything JSON can say.
+    """
+
+    step: int
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    config: GPT2Config,
+    weights: Mapping[str, Tensor],
+    tokenizer: SavableTokenizer | None,
+    training: TrainingState | None,
+) -> Path:
+    """Writes ``folder`` whole or not at all and returns it: a folder that transformers loads as it is.
+
+    ``weights`` under our names, on any device, of one dtype. The tensors are copied one at a time. Replacing a
+    checkpoint leaves the old one whole until the new one is. Raises ``StorageError`` when the disk refuses (what was
+    saved before stays whole, nothing half-written stays), and ``CheckpointError`` for weights that are not
+    ``config``'s or a folder that holds something else than a checkpoint.
+    """
+    from gptwo.checkpoint.tensor_file import tensor_file_chunks
+    from gptwo.checkpoint.weights import released_tensors
+
+    folder = Path(folder)
+    released = released_tensors(config, weights)
+    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in released.values()})
+    if len(dtypes) != 1:
+        raise CheckpointError(
+            f"the weights to save are {' and '.join(dtypes)}; expected one dtype; convert them"
+        )
+    eot_id = tokenizer.eot_id if tokenizer is not None else None
+    kept = dict(training.tensors) if training is not None else {}
+    needed_bytes = sum(t.numel() * t.element_size() for t in (*released.values(), *kept.values()))
+    with folder_written_whole(folder, needed_bytes=needed_bytes) as files:
+        files.write(CONFIG_NAME, _json_chunks(config_to_hf(config, eot_id=eot_id, dtype=dtypes[0])))
+        files.write(GENERATION_CONFIG_NAME, _json_chunks(generation_config_to_hf(eot_id=eot_id)))
+        if tokenizer is not None:
+            tokenizer.save(files.path)
+            files.adopt()
+        files.write(WEIGHTS_NAME, tensor_file_chunks(released))
+        if training is not None:
+            files.write(TRAINING_TENSORS_NAME, tensor_file_chunks(kept))
+            files.write(TRAINING_INFO_NAME, _json_chunks({"step": training.step, "info": training.info}))
+    return folder
+
+
+def load_training_state(folder: Path, device: torch.device | str = "cpu") -> TrainingState:
+    """The training state saved in ``folder``, its tensors on ``device``.
+
+    ``CheckpointError`` when the folder has none (a model from elsewhere, or saved without) or it is damaged.
+    """
+    from gptwo.checkpoint.tensor_file import read_tensor_file
+
+    folder = in_place_or_aside(Path(folder))
+    if not (folder / TRAINING_INFO_NAME).exists():
+        raise CheckpointError(
+            f"{folder} has no {TRAINING_INFO_NAME}; expected a checkpoint of a gptwo training run to resume; "
+            "start a new run from its weights instead"
+        )
+    kept = read_json_object(folder / TRAINING_INFO_NAME)
+    step, info = kept.get("step"), kept.get("info")
+    if not isinstance(step, int) or not isinstance(info, dict):
+        raise CheckpointError(
+            f"{folder / TRAINING_INFO_NAME} is damaged; expected step and info; use another checkpoint"
+        )
+    return TrainingState(step, read_tensor_file(folder / TRAINING_TENSORS_NAME, device=device), info)
+
+
+def _json_chunks(value: dict[str, Any]) -> Iterator[bytes]:
+    yield (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
