@@ -1,1 +1,39 @@
-"""gptwo: GPT-2 whole."""
+"""gptwo: GPT-2 whole. ``gptwo.load(path)`` gives a model that writes, scores and shows its logits.
+
+Names are imported when they are first used, so that ``import gptwo`` costs neither NumPy nor torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gptwo.base.errors import GptwoError
+    from gptwo.infer.api import LanguageModel, TextPieces, load
+    from gptwo.infer.generate import Generation
+
+__all__ = ["Generation", "GptwoError", "LanguageModel", "TextPieces", "__version__", "load"]
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Generation": "gptwo.infer.generate",
+    "GptwoError": "gptwo.base.errors",
+    "LanguageModel": "gptwo.infer.api",
+    "TextPieces": "gptwo.infer.api",
+    "load": "gptwo.infer.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

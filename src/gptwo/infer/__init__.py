@@ -1,0 +1,1 @@
+"""Running a model: engines behind one Protocol, sampling policies, the generation loop, the Python API."""

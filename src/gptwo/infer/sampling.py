@@ -1,0 +1,212 @@
+"""From logits to the next token (paper §5): NumPy on one row of V logits, one pure function per stage.
+
+Each stage equals the transformers logits processor of the same name, and they run in the order of its ``generate``:
+repetition penalty, temperature, top-k, top-p, min-p. A token that a stage removes has the logit -∞. The draw takes
+its uniform number from (seed, step) alone, so a seed gives the same text on every engine and in every batch, as long
+as the engines' logits agree.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gptwo.base.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+# Seeds that fit a signed 64-bit integer, so that every JSON reader with integers keeps them.
+_SEED_END = 2**63
+# Rows of logits turned to float64 at a time: 64 rows of V=50257 are 26 MB.
+_ROWS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingPolicy:
+    """How the next token is taken from the logits. ``temperature=0`` takes the largest (the lowest id among equals).
+
+    temperature τ ≥ 0 · top_k ≥ 1 · 0 < top_p ≤ 1 · 0 ≤ min_p ≤ 1 · repetition_penalty > 0; None leaves a stage out ·
+    0 ≤ seed < 2⁶³, None for a fresh one. Raises ``ConfigError`` for anything else, NaN and infinities included.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            "temperature", self.temperature, Real, lambda x: x >= 0, "a number of at least 0 (0 is greedy)"
+        )
+        _require(
+            "repetition_penalty",
+            self.repetition_penalty,
+            Real,
+            lambda x: x > 0,
+            "a number above 0 (1 is none)",
+        )
+        for name, kind, possible, expected in (
+            ("top_k", Integral, lambda x: x >= 1, "a whole number of at least 1"),
+            ("top_p", Real, lambda x: 0 < x <= 1, "0 < top_p <= 1"),
+            ("min_p", Real, lambda x: 0 <= x <= 1, "0 <= min_p <= 1"),
+            ("seed", Integral, lambda x: 0 <= x < _SEED_END, "a whole number from 0 to 2**63 - 1"),
+        ):
+            if getattr(self, name) is not None:
+                _require(name, getattr(self, name), kind, possible, f"{expected}, or None")
+
+
+def _require(name: str, value: Any, kind: Any, possible: Callable[[Any], bool], expected: str) -> None:
+    number = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not possible(value):
+        raise ConfigError(f"{name}={value!r} is not possible; expected {expected}")
+
+
+# --- The stages -------------------------------------------------------------------------------------------------------
+
+
+def repetition_penalty(
+    logits: Float[np.ndarray, " V"], tokens: Int[np.ndarray, " n"], penalty: float
+) -> Float[np.ndarray, " V"]:
+    """For every token in ``tokens`` (prompt and text so far), once: z / penalty where z >= 0, z · penalty below 0.
+
+    Source: Keskar et al. 2019 (CTRL), §4.1, in the form that transformers gave it.
+    """
+    seen = logits[tokens]
+    penalised = logits.copy()
+    penalised[tokens] = np.where(seen < 0, seen * penalty, seen / penalty)
+    return penalised
+
+
+def temperature(logits: Float[np.ndarray, " V"], tau: float) -> Float[np.ndarray, " V"]:
+    """z / τ, τ > 0."""
+    return logits / tau
+
+
+def top_k(logits: Float[np.ndarray, " V"], k: int) -> Float[np.ndarray, " V"]:
+    """Keep the logits that reach the k-th largest; those equal to it stay, all of them."""
+    V = logits.shape[0]
+    if k >= V:
+        return logits
+    threshold = np.partition(logits, V - k)[V - k]
+    return np.where(logits < threshold, -math.inf, logits)
+
+
+def top_p(logits: Float[np.ndarray, " V"], p: float) -> Float[np.ndarray, " V"]:
+    """Keep the fewest most probable tokens whose probabilities reach p (always one).
+
+    Of several equal logits at the border the highest ids stay, as in transformers. The border is found by halving the
+    candidates around their median, which takes O(V) where sorting all of them takes O(V log V).
+    Source: Holtzman et al. 2019, §3.1.
+    """
+    weights = _weights(logits)
+    target = p * weights.sum()
+    values, masses, mass_above = logits, weights, 0.0
+    while values.size:
+        middle = values.size // 2
+        pivot = np.partition(values, middle)[middle]
+        larger = values > pivot
+        mass_larger = masses[larger].sum()
+        if mass_above + mass_larger >= target:
+            values, masses = values[larger], masses[larger]
+            continue
+        mass_above += mass_larger
+        equal_masses = masses[values == pivot]
+        if mass_above + equal_masses.sum() >= target:
+            equal_ids = np.flatnonzero(logits == pivot)
+            wanted = max(1, math.ceil((target - mass_above) / equal_masses[0]))
+            kept = logits > pivot
+            kept[equal_ids[-wanted:]] = True
+            return np.where(kept, logits, -math.inf)
+        mass_above += equal_masses.sum()
+        smaller = values < pivot
+        values, masses = values[smaller], masses[smaller]
+    return logits
+
+
+def min_p(logits: Float[np.ndarray, " V"], p: float) -> Float[np.ndarray, " V"]:
+    """Keep the tokens at least p times as probable as the most probable one. Source: Nguyen et al. 2024, §3."""
+    return np.where(_weights(logits) < p, -math.inf, logits)
+
+
+def process(
+    logits: Float[np.ndarray, " V"], tokens: Int[np.ndarray, " n"], policy: SamplingPolicy
+) -> Float[np.ndarray, " V"]:
+    """The logits after every stage of the policy, in float64; at temperature 0 after the repetition penalty alone."""
+    z = logits.astype(np.float64)
+    if policy.repetition_penalty != 1.0:
+        z = repetition_penalty(z, tokens, policy.repetition_penalty)
+    if policy.temperature == 0.0:
+        return z
+    # The shift changes no probability, and lets the smallest temperatures overflow to -∞ only, never to +∞.
+    with np.errstate(over="ignore"):
+        z = temperature(z - z.max(), policy.temperature)
+    if policy.top_k is not None:
+        z = top_k(z, policy.top_k)
+    if policy.top_p is not None:
+        z = top_p(z, policy.top_p)
+    if policy.min_p is not None:
+        z = min_p(z, policy.min_p)
+    return z
+
+
+# --- The draw ---------------------------------------------------------------------------------------------------------
+
+
+def fresh_seed() -> int:
+    """A seed from the system's randomness, short enough to be typed again."""
+    return secrets.randbelow(2**32)
+
+
+def uniform(seed: int, step: int) -> float:
+    """The number in [0, 1) of this seed and step: Philox 4×64 keyed by both (Salmon et al. 2011), no state kept."""
+    key = np.array([seed, step], dtype=np.uint64)
+    return float(np.random.Generator(np.random.Philox(key=key)).random())
+
+
+def draw(logits: Float[np.ndarray, " V"], u: float) -> int:
+    """The inverse of softmax's cumulative distribution at u in [0, 1), in float64: the first id whose sum exceeds u."""
+    cumulative = _weights(logits).cumsum()
+    total = cumulative[-1]
+    # u · total may round up to the total, which no sum exceeds.
+    return int(np.searchsorted(cumulative, min(u * total, np.nextafter(total, 0.0)), side="right"))
+
+
+def choose(
+    logits: Float[np.ndarray, " V"],
+    tokens: Int[np.ndarray, " n"],
+    policy: SamplingPolicy,
+    *,
+    seed: int,
+    step: int,
+) -> int:
+    """The id that follows ``tokens``: the policy's stages, then the draw of (seed, step) or, greedy, the largest."""
+    z = process(logits, tokens, policy)
+    return int(z.argmax()) if policy.temperature == 0.0 else draw(z, uniform(seed, step))
+
+
+def log_probabilities(
+    logits: Float[np.ndarray, "T V"], tokens: Int[np.ndarray, " T"]
+) -> Float[np.ndarray, " T"]:
+    """log softmax(logits_t)[tokens_t] for every row, natural, computed in float64."""
+    result = np.empty(len(tokens))
+    for start in range(0, len(tokens), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        z = logits[rows].astype(np.float64)
+        z -= z.max(axis=1, keepdims=True)
+        taken = z[np.arange(len(z)), tokens[rows]]
+        result[rows] = taken - np.log(np.exp(z).sum(axis=1))
+    return result
+
+
+def _weights(logits: Float[np.ndarray, " V"]) -> Float[np.ndarray, " V"]:
+    """exp(z - max z) in float64: the probabilities times a constant."""
+    return np.exp(logits.astype(np.float64) - float(logits.max()))
