@@ -8,7 +8,7 @@ import torch
 
 from gptwo.base.errors import DeviceError
 
-_NAME = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+_NAME = re.compile(r"auto|cpu|mps|cuda(:(?P<index>\d+))?")
 
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:
@@ -18,21 +18,23 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
     error, never another one. Raises ``DeviceError`` when the name is unknown or the device is not there.
     """
     text = str(name)
-    if not _NAME.fullmatch(text):
+    match = _NAME.fullmatch(text)
+    if match is None:
         raise DeviceError(f"device {text!r} is unknown; expected auto, cpu, cuda, cuda:N or mps")
     if text == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    device = torch.device(text)
-    if device.type == "cuda":
+    if text.startswith("cuda"):
+        # Read here: torch.device wraps large indices around (cuda:300 is its cuda:44).
+        index = int(match["index"] or 0)
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
+        if index >= count:
             raise DeviceError(
                 f"device {text!r} is not there: torch {torch.__version__} sees {count} CUDA devices; "
                 "use --device cpu, or install a CUDA build of torch and check nvidia-smi"
             )
-        return torch.device("cuda", device.index or 0)
-    if device.type == "mps" and not torch.backends.mps.is_available():
+        return torch.device("cuda", index)
+    if text == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("device 'mps' is not there: it needs an Apple GPU; use --device cpu")
-    return device
+    return torch.device(text)

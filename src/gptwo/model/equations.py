@@ -183,8 +183,10 @@ def top_p(logits: Float[Tensor, " V"], p: float) -> Float[Tensor, " V"]:
     """Keep the fewest most probable tokens whose probabilities reach p (always one), -∞ for the rest."""
     order = logits.argsort(descending=True, stable=True)
     probabilities = softmax(logits)[order]
-    mass_before = probabilities.cumsum(dim=0) - probabilities
-    keep = mass_before < p
+    # The mass before a token is less than p when what is left from it on is more than 1 - p. Summed from the small
+    # end, so that p = 1 keeps a token of probability 1e-30, which a sum from the large end rounds away.
+    mass_left = probabilities.flip(0).cumsum(dim=0).flip(0)
+    keep = mass_left > 1 - p
     keep[0] = True
     return torch.full_like(logits, -math.inf).scatter(0, order[keep], logits[order[keep]])
 

@@ -49,6 +49,9 @@ def build_model(
 ) -> GPT2:
     """A freshly initialised GPT-2 on ``device``. Built on meta first, so that nothing is initialised twice."""
     model = GPT2(config, device="meta", dtype=dtype, checkpoint_activations=checkpoint_activations)
-    model = model.to_empty(device=device)
+    # What ``model.to_empty(device=device)`` does, which does not work under FakeTensorMode.
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(torch.empty_like(parameter, device=device)))
     initialise(model, torch.Generator(device="cpu").manual_seed(seed))
     return model
