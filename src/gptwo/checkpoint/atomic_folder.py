@@ -81,8 +81,10 @@ def folder_written_whole(folder: Path, *, needed_bytes: int) -> Iterator[FolderW
         _put_in_place(temporary, target)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError) and not isinstance(error, StorageError):
-            raise StorageError(_refusal(folder, error, needed_bytes)) from error
+        # A StorageError here is a writer's own, and names the temporary folder; its cause is the system's.
+        cause = error.__cause__ if isinstance(error, StorageError) else error
+        if isinstance(cause, OSError):
+            raise StorageError(_refusal(folder, cause, needed_bytes)) from error
         raise
 
 

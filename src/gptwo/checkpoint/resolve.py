@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gptwo.base.errors import CheckpointError, MissingExtraError
 from gptwo.checkpoint.atomic_folder import in_place_or_aside
-from gptwo.checkpoint.layout import CONFIG_NAME, is_pickle_name
+from gptwo.checkpoint.layout import CONFIG_NAME, INDEX_NAME, WEIGHTS_NAME, is_pickle_name
 from gptwo.checkpoint.runs import is_run, newest_whole
 
 _EXPECTED = "expected a folder with config.json and model.safetensors, a run of gptwo train, or a hub id"
@@ -39,7 +39,9 @@ def resolve_model(name: str | Path) -> Path:
     if folder.exists():
         raise CheckpointError(_not_a_folder(folder))
     repository = hub_id(name)
-    if repository is None:
+    # In a folder that is here, a missing name is a slip of the pen and none of the network's business.
+    beside_others = "/" in str(name) and folder.parent.is_dir()
+    if repository is None or beside_others:
         raise CheckpointError(f"there is no model {str(name)!r}; {_EXPECTED}; check the path")
     return _from_hub(repository)
 
@@ -59,7 +61,7 @@ def _in_folder(folder: Path) -> Path:
     if (folder / CONFIG_NAME).is_file():
         return folder
     if is_run(folder):
-        newest = newest_whole(folder)
+        newest = newest_whole(folder, training=False)
         if newest is None:
             raise CheckpointError(f"the run {folder} has no whole checkpoint; train it until its first save")
         return newest
@@ -85,7 +87,7 @@ def _from_hub(repository: str) -> Path:
             "install it with: pip install 'gptwo[data]'"
         ) from error
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(_HUB_FILES), ignore_patterns=["*/*"]))
+        folder = Path(snapshot_download(repository, allow_patterns=list(_HUB_FILES), ignore_patterns=["*/*"]))
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise CheckpointError(
             f"there is no model {repository!r}, neither here nor in public on the hub; {_EXPECTED}; check the name"
@@ -98,3 +100,9 @@ def _from_hub(repository: str) -> Path:
             f"there is no folder {repository!r}, and it cannot be fetched from the hub ({reason}); {_EXPECTED}; "
             "give a folder, or connect to the network"
         ) from error
+    if not (folder / WEIGHTS_NAME).exists() and not (folder / INDEX_NAME).exists():
+        raise CheckpointError(
+            f"the hub's {repository!r} has no {WEIGHTS_NAME}, and pickles are never fetched; {_EXPECTED}; "
+            "convert it where you trust it: load it with transformers and save_pretrained it"
+        )
+    return _in_folder(folder)

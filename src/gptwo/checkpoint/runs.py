@@ -38,14 +38,15 @@ def list_checkpoints(run: Path) -> list[Path]:
     return [by_step[step] for step in sorted(by_step)]
 
 
-def newest_whole(run: Path) -> Path | None:
+def newest_whole(run: Path, *, training: bool = True) -> Path | None:
     """The newest checkpoint whose every byte is as it was saved; None when there is none.
 
-    One that is damaged is passed over, and a warning says which and why.
+    One that is damaged is passed over, and a warning says which and why. ``training`` False does not read the
+    training state, for those who only want the model.
     """
     for _, path in _candidates(run):
         try:
-            verify(path)
+            verify(path, training=training)
         except CheckpointError as error:
             _log.warning("passing over checkpoint %s: %s", path, error)
         else:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from gptwo.base.errors import CheckpointError
 from gptwo.checkpoint.atomic_folder import folder_written_whole, in_place_or_aside
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from gptwo.tokenizer import Tokenizer
+
 __all__ = [
-    "SavableTokenizer",
     "TrainingState",
     "checkpoint_path",
     "is_whole",
@@ -39,17 +40,6 @@ __all__ = [
     "save_checkpoint",
     "verify",
 ]
-
-
-class SavableTokenizer(Protocol):
-    """What a checkpoint asks of a tokenizer; every tokenizer of ``gptwo.tokenizer`` is one."""
-
-    @property
-    def eot_id(self) -> int | None:
-        """The id of <|endoftext|>; None when there is none."""
-
-    def save(self, folder: Path, /) -> object:
-        """Writes the files that ``AutoTokenizer`` loads into an existing folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +60,7 @@ def save_checkpoint(
     *,
     config: GPT2Config,
     weights: Mapping[str, Tensor],
-    tokenizer: SavableTokenizer | None,
+    tokenizer: Tokenizer | None,
     training: TrainingState | None,
 ) -> Path:
     """Writes ``folder`` whole or not at all and returns it: a folder that transformers loads as it is.

@@ -6,7 +6,7 @@ Safetensors only. A pickle can run any code when it is opened, so none is opened
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from gptwo.model.gpt2 import GPT2
 _MASK_BUFFER = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
 _HEAD = "lm_head.weight"
 _EMBEDDING = "transformer.wte.weight"
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,7 @@ def load_weights(
     table = parameter_table(read_config(folder))
     stored = _stored_tensors(folder)
     _check_names_and_shapes(folder, {row.released: row.released_shape for row in table}, stored)
-    if dtype is None:
-        _require_one_float_dtype(folder, stored)
+    _check_dtypes(folder, stored, dtype)
     weights: dict[str, Tensor] = {}
     for path in sorted({tensor.path for tensor in stored.values()}):
         with open_tensor_file(path) as file:
@@ -171,10 +171,16 @@ def _check_against(
             )
 
 
-def _require_one_float_dtype(folder: Path, stored: Mapping[str, _Stored]) -> None:
-    dtypes: Iterable[str] = sorted({tensor.dtype for tensor in stored.values()})
-    if dtypes not in (["F64"], ["F32"], ["F16"], ["BF16"]):
+def _check_dtypes(folder: Path, stored: Mapping[str, _Stored], wanted: torch.dtype | None) -> None:
+    for name, tensor in stored.items():
+        if tensor.dtype not in _FLOATS:
+            raise CheckpointError(
+                f"{folder}: {name} is {tensor.dtype}; expected one of {', '.join(_FLOATS)}; "
+                "give the model as it was before it was quantized"
+            )
+    dtypes = sorted({tensor.dtype for tensor in stored.values()})
+    if wanted is None and len(dtypes) > 1:
         raise CheckpointError(
-            f"{folder} holds weights as {' and '.join(dtypes)}; expected one of F64, F32, F16, BF16 throughout; "
+            f"{folder} holds weights as {' and '.join(dtypes)}; expected one of them throughout; "
             "give a dtype to convert to"
         )
