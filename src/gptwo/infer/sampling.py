@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable
+import sys
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,17 @@ from gptwo.base.errors import ConfigError
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-# Seeds that fit a signed 64-bit integer, so that every JSON reader with integers keeps them.
-_SEED_END = 2**63
+# What a policy's field may be: its kind, the least, the most, and both in words.
+_POSSIBLE: dict[str, tuple[Any, float, float, str]] = {
+    "temperature": (Real, 0.0, sys.float_info.max, "a number of at least 0 (0 is greedy)"),
+    # Beyond these a penalised logit may not be a finite number.
+    "repetition_penalty": (Real, 1e-30, 1e30, "a number above 0 (1 is none)"),
+    "top_k": (Integral, 1, math.inf, "a whole number of at least 1, or None"),
+    "top_p": (Real, sys.float_info.min, 1.0, "0 < top_p <= 1, or None"),
+    "min_p": (Real, 0.0, 1.0, "0 <= min_p <= 1, or None"),
+    # What fits a signed 64-bit integer, as most readers of JSON expect.
+    "seed": (Integral, 0, 2**63 - 1, "a whole number from 0 to 2**63 - 1, or None"),
+}
 # Rows of logits turned to float64 at a time: 64 rows of V=50257 are 26 MB.
 _ROWS_AT_ONCE = 64
 
@@ -44,30 +53,14 @@ class SamplingPolicy:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        _require(
-            "temperature", self.temperature, Real, lambda x: x >= 0, "a number of at least 0 (0 is greedy)"
-        )
-        _require(
-            "repetition_penalty",
-            self.repetition_penalty,
-            Real,
-            lambda x: x > 0,
-            "a number above 0 (1 is none)",
-        )
-        for name, kind, possible, expected in (
-            ("top_k", Integral, lambda x: x >= 1, "a whole number of at least 1"),
-            ("top_p", Real, lambda x: 0 < x <= 1, "0 < top_p <= 1"),
-            ("min_p", Real, lambda x: 0 <= x <= 1, "0 <= min_p <= 1"),
-            ("seed", Integral, lambda x: 0 <= x < _SEED_END, "a whole number from 0 to 2**63 - 1"),
-        ):
-            if getattr(self, name) is not None:
-                _require(name, getattr(self, name), kind, possible, f"{expected}, or None")
-
-
-def _require(name: str, value: Any, kind: Any, possible: Callable[[Any], bool], expected: str) -> None:
-    number = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not possible(value):
-        raise ConfigError(f"{name}={value!r} is not possible; expected {expected}")
+        for name, (kind, least, most, expected) in _POSSIBLE.items():
+            given = getattr(self, name)
+            value = given.item() if isinstance(given, np.generic) else given
+            if value is None and expected.endswith("or None"):
+                continue
+            # NaN is not between anything, and neither are the infinities.
+            if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
+                raise ConfigError(f"{name}={given!r} is not possible; expected {expected}")
 
 
 # --- The stages -------------------------------------------------------------------------------------------------------
@@ -103,32 +96,36 @@ def top_k(logits: Float[np.ndarray, " V"], k: int) -> Float[np.ndarray, " V"]:
 def top_p(logits: Float[np.ndarray, " V"], p: float) -> Float[np.ndarray, " V"]:
     """Keep the fewest most probable tokens whose probabilities reach p (always one).
 
-    Of several equal logits at the border the highest ids stay, as in transformers. The border is found by halving the
-    candidates around their median, which takes O(V) where sorting all of them takes O(V log V).
-    Source: Holtzman et al. 2019, §3.1.
+    Of equal logits at the border the lowest ids stay, as in ``equations.top_p``; transformers keeps as many, and
+    leaves open which. The border is found by halving the candidates around their median: O(V), where sorting all of
+    them is O(V log V). Source: Holtzman et al. 2019, §3.1.
     """
+    if p >= 1.0:
+        return logits
     weights = _weights(logits)
-    target = p * weights.sum()
-    values, masses, mass_above = logits, weights, 0.0
-    while values.size:
-        middle = values.size // 2
-        pivot = np.partition(values, middle)[middle]
-        larger = values > pivot
-        mass_larger = masses[larger].sum()
+    total = weights.sum()
+    target = p * total
+    # All tokens below this weight together have less than 1 - p, so the border is above it.
+    floor = (1.0 - p) * total / len(weights)
+    # The tokens above the candidates have been counted, and their mass is below the target.
+    candidates, count_above, mass_above = weights[weights > floor], 0, 0.0
+    while candidates.size:
+        middle = candidates.size // 2
+        candidates = np.partition(candidates, middle)
+        median, larger, smaller = candidates[middle], candidates[middle + 1 :], candidates[:middle]
+        mass_larger = larger.sum()
         if mass_above + mass_larger >= target:
-            values, masses = values[larger], masses[larger]
-            continue
-        mass_above += mass_larger
-        equal_masses = masses[values == pivot]
-        if mass_above + equal_masses.sum() >= target:
-            equal_ids = np.flatnonzero(logits == pivot)
-            wanted = max(1, math.ceil((target - mass_above) / equal_masses[0]))
-            kept = logits > pivot
-            kept[equal_ids[-wanted:]] = True
+            candidates = larger
+        elif mass_above + mass_larger + median >= target:
+            kept = weights > median
+            equal = np.flatnonzero(weights == median)
+            wanted = count_above + larger.size + 1 - np.count_nonzero(kept)
+            kept[equal[:wanted]] = True
             return np.where(kept, logits, -math.inf)
-        mass_above += equal_masses.sum()
-        smaller = values < pivot
-        values, masses = values[smaller], masses[smaller]
+        else:
+            candidates = smaller
+            count_above += larger.size + 1
+            mass_above += mass_larger + median
     return logits
 
 
