@@ -83,7 +83,7 @@ def preset(name: str) -> GPT2Config:
     return PRESETS[name]
 
 
-def _setting(default: Any = dataclasses.MISSING, *, help: str) -> Any:
+def _setting(default: Any = dataclasses.MISSING, *, help: str) -> Any:  # noqa: A002 - argparse calls it so
     """A field whose help line is the one that ``gptwo train --help`` prints."""
     return dataclasses.field(default=default, metadata={"help": help})
 

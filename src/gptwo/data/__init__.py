@@ -10,7 +10,7 @@ from gptwo.data.index import (
 )
 from gptwo.data.order import TokenOrder, batch
 from gptwo.data.prepare import PrepareProgress, prepare
-from gptwo.data.reader import TokenData, validation_text
+from gptwo.data.reader import TokenData, split_text
 from gptwo.data.sources import Document, Sources
 
 __all__ = [
@@ -27,5 +27,5 @@ __all__ = [
     "batch",
     "load_index",
     "prepare",
-    "validation_text",
+    "split_text",
 ]

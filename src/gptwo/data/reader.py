@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptwo.base.errors import DataError
-from gptwo.data.index import DataIndex, Ids, ShardInfo, Split, SplitInfo, load_index
+from gptwo.data.index import DataIndex, Ids, ShardInfo, Split, load_index
 from gptwo.tokenizer import Tokenizer
 
 _HASH_BLOCK_BYTES = 1 << 20
@@ -126,25 +126,29 @@ def sha256_of(file: Path) -> str:
     return digest.hexdigest()
 
 
-def validation_text(index: DataIndex) -> bytes:
-    """The UTF-8 bytes of the validation split's documents, one after another without ``<|endoftext|>``.
+def split_text(index: DataIndex, split: Split, *, max_bytes: int | None = None) -> bytes:
+    """The UTF-8 bytes of a split's documents, one after another without ``<|endoftext|>``.
 
-    Decoded from the shards: exact (``index.splits["val"].bytes`` long) for every kind but "other".
+    Decoded from the shards: exact (``index.splits[split].bytes`` long) for every kind but "other". With ``max_bytes``
+    only the first so many, which may end within a character.
     """
     tokenizer = Tokenizer.load(index.folder)
-    info: SplitInfo = index.splits["val"]
-    if not info.tokens:
+    if not index.splits[split].tokens:
         return b""
-    data = TokenData.open(index.folder, "val")
-    pieces: list[bytes] = []
+    data = TokenData.open(index.folder, split)
     if not tokenizer.decodes_by_bytes:
         ids = data.read(0, data.tokens).tolist()
-        return tokenizer.decode(ids, skip_special=True).encode("utf-8")
+        return tokenizer.decode(ids, skip_special=True).encode("utf-8")[:max_bytes]
     bytes_of = [
         b"" if tokenizer.is_special(token) else tokenizer.token_bytes(token)
         for token in range(tokenizer.vocab_size)
     ]
+    pieces: list[bytes] = []
+    decoded = 0
     for start in range(0, data.tokens, _DECODE_TOKENS):
+        if max_bytes is not None and decoded >= max_bytes:
+            break
         ids = data.read(start, min(_DECODE_TOKENS, data.tokens - start)).tolist()
         pieces.append(b"".join([bytes_of[token] for token in ids]))
-    return b"".join(pieces)
+        decoded += len(pieces[-1])
+    return b"".join(pieces)[:max_bytes]

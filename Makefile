@@ -1,0 +1,52 @@
+# make demo: text → tokenizer → trained model → writing.   make test: every check and test.   make install: .venv alone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: install demo test check format lint types imports tests test-long docs clean
+
+install: $(VENV)/.installed
+
+# torch first and pinned: any looser request for it fetches a CUDA build of several gigabytes.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"gptwo needs Python 3.11 or newer, not {sys.version.split()[0]}; try: make PYTHON=python3.11")'
+	@echo "installing into $(VENV); this takes a minute or two"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install
+	@$(BIN)/gptwo demo
+
+test: check
+
+check: lint types imports tests
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: install
+	$(BIN)/mypy
+
+imports: install
+	$(BIN)/lint-imports
+
+# Two processes of one thread each: torch's own two threads in two processes would fight for the cores.
+tests: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Kill loops, soaks and fuzzing. Their last figures stand in docs/testing.md.
+test-long: install
+	$(BIN)/python -m pytest -m long
+
+docs: install
+	$(BIN)/python tools/cli_reference.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build src/*.egg-info

@@ -1,0 +1,379 @@
+"""The command ``gptwo``: parses, picks a room, calls it. Nothing heavy is imported until a command needs it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gptwo.base.errors import ConfigError, GptwoError
+from gptwo.config import PRESETS, TrainConfig
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with this project's errors: one line, then exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"UsageError: {message}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(USER_ERROR)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0 done, 2 a mistake of the user's (one line on stderr), 130 interrupted."""
+    parsed = build_parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = parsed.command
+    try:
+        code = command(parsed)
+        sys.stdout.flush()
+        return code
+    except GptwoError as error:
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`gptwo info gpt2 | head`); keep Python's own flush quiet too.
+        sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+        return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; ``docs/cli.md`` is generated from it."""
+    from gptwo import __version__
+
+    parser = _Parser(
+        prog="gptwo", description="GPT-2 whole: train it on your text, write with it, look inside."
+    )
+    parser.add_argument("--version", action="version", version=f"gptwo {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_demo(
+        commands.add_parser("demo", help="text → tokenizer → trained model → writing, in a few minutes")
+    )
+    _add_prepare(commands.add_parser("prepare", help="turn text into checksummed token shards"))
+    _add_train(commands.add_parser("train", help="train a GPT-2 on prepared text"))
+    _add_generate(commands.add_parser("generate", help="write with a model"))
+    _add_info(commands.add_parser("info", help="parameters, FLOPs and bytes of a size or a checkpoint"))
+    return parser
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead (docs/json.md)")
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False))
+
+
+# --- info ---------------------------------------------------------------------------------------------------------
+
+
+def _add_info(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "The per-layer table of a size or a checkpoint, by formula: no weights are read or allocated."
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", help=f"a size ({', '.join(PRESETS)}) or a checkpoint folder"
+    )
+    parser.add_argument(
+        "--tokens", type=int, help="sequence length T for attention's FLOPs (default: the context)"
+    )
+    _add_json(parser)
+    parser.set_defaults(command=_info)
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from gptwo.costs import cost_table
+
+    name = arguments.model
+    if name in PRESETS:
+        config = PRESETS[name]
+    else:
+        from gptwo.checkpoint.released_config import read_config
+        from gptwo.checkpoint.resolve import resolve_model
+
+        config = read_config(resolve_model(name))
+    table = cost_table(config, tokens=arguments.tokens)
+    if arguments.json:
+        _print_json({"model": name, "config": dataclasses.asdict(config), **dataclasses.asdict(table)})
+        return 0
+    print(
+        f"{name}: L={config.n_layer} H={config.n_head} D={config.n_embd} F={config.mlp_width} "
+        f"C={config.context} V={config.vocab_size}; FLOPs per token are the forward pass's matrix products, "
+        f"mean over T={table.tokens} (2 per multiply-add); bytes are fp32's"
+    )
+    width = max(len(row.name) for row in table.rows)
+    print(f"{'name':{width}}  {'shape':>16}  {'parameters':>14}  {'FLOPs/token':>14}  {'bytes':>14}")
+    for row in table.rows:
+        shape = "×".join(map(str, row.shape))
+        print(
+            f"{row.name:{width}}  {shape:>16}  {row.parameters:14,}  {row.flops_per_token:14,}  {row.bytes:14,}"
+        )
+    tied = f"{'total (head tied to E)':{width}}  {'':>16}"
+    print(f"{tied}  {table.parameters:14,}  {table.flops_per_token:14,}  {table.bytes:14,}")
+    print(f"{'total if untied':{width}}  {'':>16}  {table.untied_parameters:14,}")
+    return 0
+
+
+# --- prepare ------------------------------------------------------------------------------------------------------
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Read text, tokenize it on all cores and write checksummed shards with a fixed validation split."
+    )
+    parser.add_argument("text", metavar="TEXT", nargs="+", help="files, folders, or - for standard input")
+    parser.add_argument(
+        "--tokenizer",
+        default="bpe",
+        help="gpt2, bpe (trained on this text), char, byte, or a path (default: bpe)",
+    )
+    parser.add_argument("--vocab-size", type=int, help="size of a trained bpe vocabulary")
+    parser.add_argument("--out", required=True, help="folder to write")
+    parser.add_argument(
+        "--val-fraction", type=float, default=0.1, help="share of the text to validate on (default: 0.1)"
+    )
+    parser.add_argument(
+        "--text-field", default="text", help="field or column of .jsonl, .csv and parquet (default: text)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace a folder that was prepared before")
+    _add_json(parser)
+    parser.set_defaults(command=_prepare)
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from gptwo.data import prepare
+    from gptwo.data.terminal import PrepareBar
+
+    with PrepareBar(Console(stderr=True)) as bar:
+        index = prepare(
+            arguments.text,
+            tokenizer=arguments.tokenizer,
+            out=Path(arguments.out),
+            vocab_size=arguments.vocab_size,
+            val_fraction=arguments.val_fraction,
+            text_field=arguments.text_field,
+            force=arguments.force,
+            progress=bar.update,
+            stdin=sys.stdin.buffer,
+        )
+    if arguments.json:
+        _print_json({"folder": str(index.folder), **json.loads(index.to_json())})
+        return 0
+    train, val = index.splits["train"], index.splits["val"]
+    print(
+        f"{index.folder}: {train.tokens:,} training and {val.tokens:,} validation tokens "
+        f"({train.bytes + val.bytes:,} bytes of text) with the {index.tokenizer.kind} tokenizer, "
+        f"V={index.tokenizer.vocab_size:,}"
+    )
+    for what, count in index.skipped.items():
+        if count:
+            print(f"skipped: {count} {what}")
+    print(f"train on it: gptwo train --data {index.folder} --out runs/mine")
+    return 0
+
+
+# --- train --------------------------------------------------------------------------------------------------------
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Train a GPT-2. Every setting is a flag here and a key of the TOML file that --config names."
+    )
+    parser.add_argument("--config", metavar="FILE", help="TOML file of settings; flags win over it")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest whole checkpoint of --out"
+    )
+    hints = typing.get_type_hints(TrainConfig)
+    for setting in dataclasses.fields(TrainConfig):
+        flag = "--" + setting.name.replace("_", "-")
+        default = "" if setting.default in (None, dataclasses.MISSING) else f" (default: {setting.default!r})"
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": setting.metadata["help"] + default}
+        hint = hints[setting.name]
+        kinds = [kind for kind in typing.get_args(hint) or (hint,) if kind is not type(None)]
+        if hint is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif typing.get_origin(hint) is typing.Literal:
+            options["choices"] = kinds
+        else:
+            options |= {
+                "type": kinds[0],
+                "metavar": {int: "N", float: "X", str: setting.name.upper()}[kinds[0]],
+            }
+        parser.add_argument(flag, **options)
+    _add_json(parser)
+    parser.set_defaults(command=_train)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from gptwo.train.loop import train
+    from gptwo.train.run_folder import read_toml, resumed_settings
+    from gptwo.train.terminal import TerminalObserver
+
+    names = {setting.name for setting in dataclasses.fields(TrainConfig)}
+    flags = {name: value for name, value in vars(arguments).items() if name in names}
+    settings = {**read_toml(Path(arguments.config)), **flags} if arguments.config else flags
+    where = arguments.config or "gptwo train"
+    if arguments.resume:
+        if "out" not in settings:
+            raise ConfigError("--resume needs --out RUN: the run to go on with")
+        settings = resumed_settings(settings["out"], settings)
+    config = TrainConfig.from_mapping(settings, where=where)
+    observer = TerminalObserver(Console(stderr=True))
+    try:
+        result = train(config, resume=arguments.resume, observer=observer)
+    finally:
+        observer.close()
+    if arguments.json:
+        _print_json(
+            {
+                "run": str(result.run),
+                "checkpoint": str(result.checkpoint),
+                "step": result.step,
+                "stopped_by": result.stopped_by,
+                "evaluation": dataclasses.asdict(result.evaluation) if result.evaluation else None,
+            }
+        )
+    if result.stopped_by:
+        print(
+            f"{result.stopped_by}: saved step {result.step}; go on with: gptwo train --out {result.run} --resume",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    if not arguments.json:
+        print(f"{result.checkpoint}\nwrite with it: gptwo generate {result.run} --prompt TEXT")
+    return 0
+
+
+# --- generate -----------------------------------------------------------------------------------------------------
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Go on from a prompt. The prompt is printed too; --json keeps the two apart."
+    parser.add_argument("model", metavar="MODEL", help="a checkpoint folder, a run, or a hub id")
+    parser.add_argument("--prompt", required=True, help="text to go on from; - reads standard input")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=128, metavar="N", help="most tokens to write (default: 128)"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="below 1 sharper, above 1 bolder, 0 greedy (default: 1)",
+    )
+    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K most probable tokens")
+    parser.add_argument(
+        "--top-p", type=float, metavar="P", help="draw from the fewest tokens that hold probability P"
+    )
+    parser.add_argument(
+        "--min-p", type=float, metavar="P", help="draw from tokens at least P times as probable as the first"
+    )
+    parser.add_argument(
+        "--repetition-penalty", type=float, default=1.0, metavar="X", help="above 1, repeat less (default: 1)"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="the same seed, the same text")
+    parser.add_argument(
+        "--stop", action="append", metavar="TEXT", help="end before this text; may be given several times"
+    )
+    parser.add_argument("--num", type=int, default=1, metavar="N", help="how many texts (default: 1)")
+    parser.add_argument(
+        "--slide", action="store_true", help="past the context, go on from its last half instead of ending"
+    )
+    parser.add_argument(
+        "--stream",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="print text as it comes (one text, no --json)",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    parser.add_argument("--dtype", help="fp32, bf16, fp16 or fp64 (default: as stored)")
+    _add_json(parser)
+    parser.set_defaults(command=_generate)
+
+
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    import gptwo
+
+    model = gptwo.load(arguments.model, device=arguments.device, dtype=arguments.dtype)
+    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    settings = {name: getattr(arguments, name) for name in (*_SAMPLING, "max_new_tokens", "stop", "slide")}
+    if arguments.num == 1 and arguments.stream and not arguments.json:
+        pieces = model.stream(prompt, **settings)
+        print(prompt, end="", flush=True)
+        for piece in pieces:
+            print(piece, end="", flush=True)
+        print()
+        generations = [pieces.generation] if pieces.generation else []
+    else:
+        generations = model.generate_many(prompt, num=arguments.num, **settings)
+        if arguments.json:
+            _print_json(
+                {"model": arguments.model, "prompt": prompt, "texts": [g.to_json() for g in generations]}
+            )
+        for number, generation in enumerate(generations if not arguments.json else (), start=1):
+            if arguments.num > 1:
+                print(f"--- {number} of {arguments.num}, seed {generation.seed}")
+            print(prompt + generation.text)
+    for notice in sorted({generation.notice for generation in generations if generation.notice}):
+        print(f"note: {notice}", file=sys.stderr)
+    return 0
+
+
+# --- demo ---------------------------------------------------------------------------------------------------------
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Train a small GPT-2 on Python's own sources, or on your text, and let it write."
+    parser.add_argument(
+        "--text", metavar="FILE-OR-FOLDER", help="your text (default: Python's standard library)"
+    )
+    parser.add_argument(
+        "--out",
+        default="runs/demo",
+        help="folder for everything it makes (default: runs/demo, or the next free name)",
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=3.0, metavar="X", help="how long to train (default: 3)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="decides weights and data order (default: 0)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    _add_json(parser)
+    parser.set_defaults(command=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from gptwo.demo import run_demo
+
+    result = run_demo(
+        text=arguments.text,
+        out=Path(arguments.out),
+        minutes=arguments.minutes,
+        seed=arguments.seed,
+        device=arguments.device,
+        console=Console(stderr=True),
+    )
+    if arguments.json:
+        _print_json(result.to_json())
+        return 0
+    print(result.summary())
+    return 0

@@ -1,0 +1,1 @@
+"""Training: the loop, its optimizer and schedule, evaluation, and the run folder that it fills."""

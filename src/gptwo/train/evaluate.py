@@ -1,0 +1,63 @@
+"""The loss over a split: every token but the first, each predicted once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gptwo.data import TokenData
+from gptwo.model import GPT2
+from gptwo.train.step import autocast
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss over ``tokens`` predicted tokens, and the same nats spread over the ``bytes`` of their text."""
+
+    nats_per_token: float
+    nats_per_byte: float
+    tokens: int
+    bytes: int
+
+
+def windows(tokens: int, context: int) -> Iterator[tuple[int, int]]:
+    """(start, length) of windows side by side: each predicts ``length`` tokens, at start+1 … start+length.
+
+    Together they predict every token but the first exactly once; the last window may be shorter.
+    """
+    for start in range(0, tokens - 1, context):
+        yield start, min(context, tokens - 1 - start)
+
+
+@torch.no_grad()
+def evaluate(
+    model: GPT2, data: TokenData, *, max_tokens: int | None = None, micro_batch: int = 8, dtype: str = "fp32"
+) -> Evaluation:
+    """Loss of the model over a split, from windows of C tokens side by side, no state carried between them.
+
+    ``max_tokens`` stops after that many predicted tokens; the bytes are then the split's share of them.
+    """
+    device = model.token_embedding.weight.device
+    limit = data.tokens if max_tokens is None else min(data.tokens, max_tokens + 1)
+    was_training = model.training
+    model.eval()
+    nats = 0.0
+    context = model.config.context
+    full = [start for start, length in windows(limit, context) if length == context]
+    groups = [(full[i : i + micro_batch], context) for i in range(0, len(full), micro_batch)]
+    rest = [(start, length) for start, length in windows(limit, context) if length < context]
+    groups += [([start], length) for start, length in rest]
+    for starts, length in groups:
+        rows = np.stack([data.read(start, length + 1) for start in starts])
+        chunk = torch.from_numpy(rows).to(device)
+        with autocast(device, dtype):
+            nats += float(model.loss(chunk[:, :-1], chunk[:, 1:], reduction="sum").double())
+    model.train(was_training)
+    predicted = limit - 1
+    text_bytes = round(data.bytes * predicted / (data.tokens - 1))
+    return Evaluation(
+        nats_per_token=nats / predicted, nats_per_byte=nats / text_bytes, tokens=predicted, bytes=text_bytes
+    )

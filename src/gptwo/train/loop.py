@@ -1,0 +1,250 @@
+"""The training loop: step → log → save → evaluate, from step 0 or from the newest whole checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gptwo.base.device import resolve_device
+from gptwo.base.errors import CheckpointError, ConfigError, DataError
+from gptwo.checkpoint.runs import checkpoint_path, list_checkpoints, newest_whole, prune
+from gptwo.checkpoint.store import TrainingState, load_training_state, save_checkpoint
+from gptwo.config import TrainConfig
+from gptwo.data import TokenData, TokenOrder, batch
+from gptwo.tokenizer import Tokenizer
+from gptwo.train.evaluate import Evaluation, evaluate
+from gptwo.train.interrupt import StopRequest
+from gptwo.train.metrics import MetricsLog
+from gptwo.train.micro_batch import sequences_per_step
+from gptwo.train.observer import Observer, RunStart, Silent, StepReport
+from gptwo.train.optimizer import build_adamw, optimizer_tensors, restore_optimizer
+from gptwo.train.plot import plot_loss
+from gptwo.train.run_folder import METRICS_NAME, PLOT_NAME, SAMPLES_NAME, create_run_folder
+from gptwo.train.sample import sample_text
+from gptwo.train.schedule import learning_rate
+from gptwo.train.setup import build_or_load, data_identity, loss_function, resolve_for_machine
+from gptwo.train.step import StepResult, optimizer_step, seed_step
+from gptwo.train.track import open_tracker
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run has when it stops: finished, or asked to by a signal, whose name is then ``stopped_by``."""
+
+    run: Path
+    checkpoint: Path
+    step: int
+    evaluation: Evaluation | None
+    stopped_by: str | None
+
+
+def train(config: TrainConfig, *, resume: bool = False, observer: Observer | None = None) -> TrainResult:
+    """Train as ``config`` says into the run folder ``config.out``; with ``resume`` go on from its newest checkpoint.
+
+    Step s sees tokens that follow from (seed, s) alone, and dropout that follows from the same, so a resumed run's
+    weights are bitwise those of one that never stopped. Saves before it evaluates. On SIGINT or SIGTERM it finishes
+    the step, saves and returns. Raises ``GptwoError`` for what a user can mend.
+    """
+    return TrainingRun(config, resume=resume, observer=observer or Silent()).run()
+
+
+@dataclass
+class _Interval:
+    """Figures of the steps since the last line of the log; time spent saving and evaluating is not theirs."""
+
+    results: list[StepResult] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def mean_loss(self) -> float:
+        return float(torch.stack([result.loss for result in self.results]).double().mean())
+
+    def mean_gradient_norm(self) -> float:
+        return float(torch.stack([result.gradient_norm for result in self.results]).double().mean())
+
+
+class TrainingRun:
+    """One run: its data, model, optimizer and step. ``run`` does the work."""
+
+    def __init__(self, config: TrainConfig, *, resume: bool, observer: Observer) -> None:
+        start = _starting_point(Path(config.out), resume=resume)
+        self._observer = observer
+        self._device = resolve_device(config.device)
+        self._data = TokenData.open(Path(config.data), "train")
+        self._val_data = TokenData.open(Path(config.data), "val")
+        self._data_identity = data_identity(self._data)
+        self._tokenizer = Tokenizer.load(Path(config.data))
+        self._model = build_or_load(
+            config, start, vocab_size=self._data.vocab_size, device=self._device
+        ).train()
+        self._config = config = resolve_for_machine(config, self._model)
+        self._optimizer = build_adamw(self._model, config)
+        self._loss_sum = loss_function(self._model, compile_step=config.compile)
+        context = self._model.config.context
+        self._sequences = sequences_per_step(config.batch_tokens, context)
+        self._order = TokenOrder(self._data.tokens, context, self._sequences, config.seed)
+        self._step = 0
+        if start is not None:
+            self._restore(start)
+        self._folder = create_run_folder(config)
+        self._metrics = MetricsLog(self._folder / METRICS_NAME, resume_step=self._step if resume else None)
+        self._tracker = open_tracker(config.track, self._folder)
+        self._evaluation: Evaluation | None = None
+        self._saved_step = self._step if start is not None else -1
+
+    def run(self) -> TrainResult:
+        """All steps that are left, unless a signal asks to stop."""
+        config = self._config
+        self._observer.started(self._description())
+        interval = _Interval()
+        with StopRequest() as stop:
+            if self._owes_evaluation():
+                self._evaluate()
+            while self._step < config.steps and stop.signal_name is None:
+                began = time.perf_counter()
+                interval.results.append(self._one_step())
+                self._step += 1
+                last = self._step == config.steps
+                logs = last or self._step % config.log_every == 0
+                if logs and self._device.type == "cuda":
+                    torch.cuda.synchronize(self._device)  # the clock must see the work, not its launch
+                interval.seconds += time.perf_counter() - began
+                if logs:
+                    self._log(interval)
+                    interval = _Interval()
+                if last or self._step % config.save_every == 0 or stop.signal_name:
+                    self._save()
+                if (last or self._step % config.eval_every == 0) and not stop.signal_name:
+                    self._evaluate()
+            stopped_by = stop.signal_name if self._step < config.steps else None
+            if self._saved_step != self._step:  # the signal came after this step's turn to save
+                self._save()
+        self._tracker.close()
+        checkpoint = checkpoint_path(self._folder, self._step)
+        return TrainResult(self._folder, checkpoint, self._step, self._evaluation, stopped_by)
+
+    def _owes_evaluation(self) -> bool:
+        """Whether the run was stopped between the save of this step and its evaluation."""
+        if self._step == 0 or (self._step % self._config.eval_every and self._step < self._config.steps):
+            return False
+        return not any(r["step"] == self._step and "val_loss" in r for r in self._metrics.read())
+
+    def _description(self) -> RunStart:
+        return RunStart(
+            config=self._config,
+            model=self._model.config,
+            parameters=sum(p.numel() for p in self._model.parameters()),
+            train_tokens=self._data.tokens,
+            device=self._device.type,
+            first_step=self._step,
+        )
+
+    def _one_step(self) -> StepResult:
+        config = self._config
+        seed_step(config.seed, self._step)
+        return optimizer_step(
+            self._model,
+            self._loss_sum,
+            self._optimizer,
+            self._micro_batches(),
+            predicted_tokens=config.batch_tokens,
+            lr=learning_rate(self._step, config),
+            grad_clip=config.grad_clip,
+            dtype=config.dtype,
+        )
+
+    def _micro_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        size = self._config.micro_batch or self._sequences
+        for first in range(0, self._sequences, size):
+            last = min(first + size, self._sequences)
+            tokens, targets = batch(self._data, self._order, self._step, first, last)
+            yield self._on_device(tokens), self._on_device(targets)
+
+    def _on_device(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if self._device.type == "cuda":
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor.to(self._device)
+
+    def _log(self, interval: _Interval) -> None:
+        config = self._config
+        tokens_per_s = len(interval.results) * config.batch_tokens / interval.seconds
+        report = StepReport(
+            step=self._step,
+            loss=interval.mean_loss(),
+            lr=learning_rate(self._step - 1, config),
+            gradient_norm=interval.mean_gradient_norm(),
+            tokens_per_s=tokens_per_s,
+            seconds_left=(config.steps - self._step) * config.batch_tokens / tokens_per_s,
+        )
+        self._record(
+            loss=report.loss, lr=report.lr, gradient_norm=report.gradient_norm, tokens_per_s=tokens_per_s
+        )
+        self._observer.stepped(report)
+
+    def _record(self, **figures: float) -> None:
+        self._metrics.append({"step": self._step, **figures})
+        self._tracker.record(self._step, figures)
+
+    def _save(self) -> None:
+        info = {"data": self._data_identity, "seed": self._config.seed}
+        path = save_checkpoint(
+            checkpoint_path(self._folder, self._step),
+            config=self._model.config,
+            weights=self._model.state_dict(),
+            tokenizer=self._tokenizer,
+            training=TrainingState(self._step, optimizer_tensors(self._model, self._optimizer), info),
+        )
+        self._saved_step = self._step
+        prune(self._folder, self._config.keep_last)
+        self._observer.saved(self._step, path)
+
+    def _restore(self, start: Path) -> None:
+        state = load_training_state(start)
+        if state.info.get("data") != self._data_identity:
+            raise DataError(
+                f"{self._config.data!r} is not the data that this run was trained on; prepare it again"
+            )
+        restore_optimizer(self._model, self._optimizer, state.tensors)
+        self._step = state.step
+
+    def _evaluate(self) -> None:
+        config = self._config
+        result = evaluate(
+            self._model,
+            self._val_data,
+            max_tokens=config.eval_tokens,
+            micro_batch=config.micro_batch or 1,
+            dtype=config.dtype,
+        )
+        self._evaluation = result
+        self._record(val_loss=result.nats_per_token, val_loss_per_byte=result.nats_per_byte)
+        plot_loss(self._folder / METRICS_NAME, self._folder / PLOT_NAME, title=self._folder.resolve().name)
+        sample = ""
+        if config.sample_tokens:
+            sample = sample_text(self._model, self._tokenizer, config.sample_prompt, config.sample_tokens)
+            with (self._folder / SAMPLES_NAME).open("a", encoding="utf-8") as file:
+                file.write(
+                    f"=== step {self._step}, validation loss {result.nats_per_token:.4f}\n{sample}\n\n"
+                )
+        self._observer.evaluated(self._step, result, sample)
+
+
+def _starting_point(run: Path, *, resume: bool) -> Path | None:
+    """The checkpoint to go on from; None for a fresh start. An existing run is neither lost nor silently begun anew."""
+    existing = list_checkpoints(run)
+    if not resume:
+        if existing:
+            raise ConfigError(
+                f"{str(run)!r} holds a run already; add --resume to go on, or choose another --out"
+            )
+        return None
+    newest = newest_whole(run)
+    if newest is None and existing:
+        raise CheckpointError(f"no checkpoint in {str(run)!r} is whole; start a new run with another --out")
+    return newest

@@ -1,0 +1,58 @@
+"""How a step's sequences are cut into micro-batches that fit the free memory. The loss does not depend on it."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+
+from gptwo.base.errors import ConfigError
+from gptwo.config import GPT2Config
+from gptwo.costs import parameter_count
+
+# Of the free memory, what a step's activations may take; the rest is for fragmentation and other programs.
+_SHARE = 0.5
+
+
+def sequences_per_step(batch_tokens: int, context: int) -> int:
+    """B = batch_tokens / C. Raises ``ConfigError`` when it is not whole."""
+    if batch_tokens % context:
+        below = batch_tokens - batch_tokens % context
+        nearest = " and ".join(str(n) for n in (below, below + context) if n)
+        raise ConfigError(
+            f"batch_tokens={batch_tokens} is not a multiple of the context of {context}; nearest: {nearest}"
+        )
+    return batch_tokens // context
+
+
+def activation_bytes(config: GPT2Config, *, checkpoint_activations: bool) -> int:
+    """Bytes, roughly and from above, that one training sequence of length C keeps until its backward pass, in fp32.
+
+    Per token and block: input, two norms, q k v, attention's output, the residual between, two MLP rows of F:
+    8 D + 2 F values; with checkpointing only the input of each block, and one block in full. The logits, their
+    softmax and their gradient are 3 V values.
+    """
+    D, F, V = config.n_embd, config.mlp_width, config.vocab_size
+    block = 8 * D + 2 * F
+    blocks = config.n_layer * D + block if checkpoint_activations else config.n_layer * block
+    return 4 * config.context * (blocks + 3 * D + 3 * V)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free now on the device: the GPU's own, else the machine's."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def derive_micro_batch(
+    config: GPT2Config, sequences: int, *, available_bytes: int, checkpoint_activations: bool
+) -> int:
+    """The largest even cut of ``sequences`` whose activations fit in half of the free memory; at least 1.
+
+    Weights, gradients and AdamW's two moments, 16 bytes a parameter in fp32, are taken off first.
+    """
+    each = activation_bytes(config, checkpoint_activations=checkpoint_activations)
+    for_activations = _SHARE * (available_bytes - 16 * parameter_count(config))
+    fits = max(1, int(for_activations) // each)
+    pieces = -(-sequences // min(fits, sequences))
+    return -(-sequences // pieces)

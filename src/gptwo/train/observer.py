@@ -1,0 +1,58 @@
+"""What a run tells whoever watches it: the terminal, a test, a notebook."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from gptwo.config import GPT2Config, TrainConfig
+from gptwo.train.evaluate import Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStart:
+    """What the run is about to do, with everything resolved."""
+
+    config: TrainConfig
+    model: GPT2Config
+    parameters: int
+    train_tokens: int
+    device: str
+    first_step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """Means since the last report. ``step`` counts finished steps."""
+
+    step: int
+    loss: float
+    lr: float
+    gradient_norm: float
+    tokens_per_s: float
+    seconds_left: float
+
+
+class Observer(Protocol):
+    """Called by the loop between steps, never during one."""
+
+    def started(self, start: RunStart) -> None: ...
+
+    def stepped(self, report: StepReport) -> None: ...
+
+    def saved(self, step: int, checkpoint: Path) -> None: ...
+
+    def evaluated(self, step: int, evaluation: Evaluation, sample: str) -> None: ...
+
+
+class Silent:
+    """An observer that says nothing."""
+
+    def started(self, start: RunStart) -> None: ...
+
+    def stepped(self, report: StepReport) -> None: ...
+
+    def saved(self, step: int, checkpoint: Path) -> None: ...
+
+    def evaluated(self, step: int, evaluation: Evaluation, sample: str) -> None: ...

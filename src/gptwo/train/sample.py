@@ -1,0 +1,29 @@
+"""A sample of the model's writing while it trains."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gptwo.infer.generate import Task, write
+from gptwo.infer.sampling import SamplingPolicy
+from gptwo.infer.torch_engine import TorchEngine
+from gptwo.model import GPT2
+from gptwo.tokenizer import Tokenizer
+
+_POLICY = SamplingPolicy(temperature=0.8, top_k=200, seed=0)
+
+
+def sample_text(model: GPT2, tokenizer: Tokenizer, prompt: str, tokens: int) -> str:
+    """The prompt and up to ``tokens`` new tokens, always with the same seed, so that samples of a run compare.
+
+    Draws from its own counter-based generator: training's randomness is not touched.
+    """
+    was_training = model.training
+    device = model.token_embedding.weight.device
+    ids = np.array(tokenizer.encode(prompt), dtype=np.int64)
+    if not len(ids):
+        ids = np.array([tokenizer.eot_id or 0], dtype=np.int64)
+    task = Task(prompt=ids[-model.config.context :], policy=_POLICY, max_new_tokens=tokens)
+    pieces = [piece for _, piece in write(TorchEngine(model, device=device), tokenizer, task)]
+    model.train(was_training)
+    return prompt + "".join(pieces)

@@ -1,0 +1,95 @@
+"""What a run needs before its first step: the model, the settings that the machine decides, the compiled loss."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gptwo.base.errors import ConfigError, DataError
+from gptwo.checkpoint.released_config import read_config
+from gptwo.checkpoint.resolve import resolve_model
+from gptwo.checkpoint.weights import load_weights
+from gptwo.config import PRESETS, GPT2Config, TrainConfig
+from gptwo.data import TokenData
+from gptwo.model import GPT2, build_model
+from gptwo.train.micro_batch import derive_micro_batch, free_bytes, sequences_per_step
+from gptwo.train.step import LossSum
+
+
+def build_or_load(config: TrainConfig, start: Path | None, *, vocab_size: int, device: torch.device) -> GPT2:
+    """The model of the run's checkpoint ``start``, else of the checkpoint that ``model`` names, else a fresh one.
+
+    A fresh model takes the vocabulary of its data. Raises ``DataError`` when a loaded one has another vocabulary, and
+    ``ConfigError`` when a flag asks for another shape than it has.
+    """
+    changes = config.model_changes()
+    checkpointing = config.checkpoint_activations
+    if start is None and config.model in PRESETS:
+        shape = replace_shape(PRESETS[config.model], {**changes, "vocab_size": vocab_size})
+        return build_model(shape, seed=config.seed, device=device, checkpoint_activations=checkpointing)
+    folder = start or resolve_model(config.model)
+    stored = read_config(folder)
+    if stored.vocab_size != vocab_size:
+        raise DataError(
+            f"the model {str(folder)!r} has a vocabulary of {stored.vocab_size} tokens and the data {config.data!r} "
+            f"one of {vocab_size}; prepare the text again with --tokenizer {folder}"
+        )
+    for name in ("n_layer", "n_head", "n_embd", "context"):
+        if changes.get(name, getattr(stored, name)) != getattr(stored, name):
+            raise ConfigError(
+                f"{name}={changes[name]} differs from the {getattr(stored, name)} of {str(folder)!r}; leave it out"
+            )
+    shape = replace_shape(stored, changes)
+    model = GPT2(shape, device="meta", checkpoint_activations=checkpointing)
+    model.load_state_dict(load_weights(folder, device=device, dtype=torch.float32), assign=True)
+    return model
+
+
+def replace_shape(shape: GPT2Config, changes: dict[str, int | float]) -> GPT2Config:
+    """A copy of ``shape`` with some fields changed, validated again."""
+    return GPT2Config(**{**dataclasses.asdict(shape), **changes})
+
+
+def resolve_for_machine(config: TrainConfig, model: GPT2) -> TrainConfig:
+    """Fill in dtype and micro-batch, so that the kept configuration repeats the same sums on another machine."""
+    device = model.token_embedding.weight.device
+    dtype = config.dtype
+    if dtype == "auto":
+        # bf16 that is emulated is far slower than fp32 (25 times on AVX2), so only hardware counts.
+        in_hardware = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        dtype = "bf16" if in_hardware else "fp32"
+    micro_batch = config.micro_batch or derive_micro_batch(
+        model.config,
+        sequences_per_step(config.batch_tokens, model.config.context),
+        available_bytes=free_bytes(device),
+        checkpoint_activations=config.checkpoint_activations,
+    )
+    return dataclasses.replace(config, dtype=dtype, micro_batch=micro_batch)
+
+
+def data_identity(data: TokenData) -> str:
+    """A fingerprint of the training tokens, in their order: a resumed run must see the same."""
+    shards = data.index.splits[data.split].shards
+    return hashlib.sha256(" ".join(shard.sha256 for shard in shards).encode()).hexdigest()
+
+
+def loss_function(model: GPT2, *, compile_step: bool) -> LossSum:
+    """Summed loss of a micro-batch, compiled when asked. Raises ``ConfigError`` when there is no compiler for it."""
+
+    def loss_sum(tokens: Tensor, targets: Tensor) -> Tensor:
+        return model.loss(tokens, targets, reduction="sum")
+
+    if not compile_step:
+        return loss_sum
+    on_cpu = model.token_embedding.weight.device.type == "cpu"
+    if on_cpu and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
+        raise ConfigError(
+            "--compile needs a C++ compiler and none is on PATH; install g++, or leave out --compile"
+        )
+    compiled: LossSum = torch.compile(loss_sum)
+    return compiled

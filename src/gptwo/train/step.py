@@ -1,0 +1,72 @@
+"""One optimizer step over the micro-batches of its batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gptwo.model import GPT2
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
+
+LossSum = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Scalars on the device: the loss in nats per token, and the norm of the gradient before clipping."""
+
+    loss: Tensor
+    gradient_norm: Tensor
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Make what is random in step s (dropout) follow from (seed, s) alone, so that a resumed run repeats it."""
+    (state,) = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)
+    torch.manual_seed(int(state))
+
+
+def autocast(device: torch.device, dtype: str) -> AbstractContextManager[object]:
+    """bf16 products with fp32 weights and sums, or nothing for fp32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if dtype == "bf16" else nullcontext()
+
+
+def optimizer_step(
+    model: GPT2,
+    loss_sum: LossSum,
+    optimizer: torch.optim.Optimizer,
+    micro_batches: Iterable[tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]],
+    *,
+    predicted_tokens: int,
+    lr: float,
+    grad_clip: float,
+    dtype: str = "fp32",
+) -> StepResult:
+    """Sum the gradients of all micro-batches, clip to norm ``grad_clip`` (0: never), update with ``lr``.
+
+    Each micro-batch adds its summed loss divided by the step's ``predicted_tokens``, so that N micro-batches are
+    one batch: a mean of means would weigh unequal ones wrongly.
+    """
+    device = model.token_embedding.weight.device
+    loss = torch.zeros((), device=device)
+    optimizer.zero_grad(set_to_none=True)
+    for tokens, targets in micro_batches:
+        with autocast(device, dtype):
+            part = loss_sum(tokens, targets) / predicted_tokens
+        part.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
+        loss += part.detach()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if grad_clip > 0:
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), grad_clip, norm)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    return StepResult(loss=loss, gradient_norm=norm)

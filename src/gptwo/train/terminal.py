@@ -1,0 +1,87 @@
+"""A run as the terminal shows it: a bar with loss, tokens/s and time left; evaluations and samples above it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
+
+from gptwo.train.evaluate import Evaluation
+from gptwo.train.observer import RunStart, StepReport
+
+
+class TerminalObserver:
+    """Prints to ``console``: a live bar on a terminal, a line about every twentieth of the run elsewhere."""
+
+    def __init__(self, console: Console, *, show_samples: bool = True) -> None:
+        self._console = console
+        self._show_samples = show_samples
+        self._steps = 0
+        self._next_line = 0
+        self._bar = Progress(
+            TextColumn("[bold]training[/]"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed}/{task.total} steps"),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("training", total=None, figures="")
+
+    def started(self, start: RunStart) -> None:
+        model, config = start.model, start.config
+        self._steps = config.steps
+        self._next_line = start.first_step
+        compiled = ", compiled" if config.compile else ""
+        resumed = f", resumed after step {start.first_step}" if start.first_step else ""
+        self._console.print(
+            f"{start.parameters:,} parameters (L={model.n_layer} H={model.n_head} D={model.n_embd} "
+            f"C={model.context} V={model.vocab_size}) on {start.device}, {config.dtype}{compiled}; "
+            f"{config.steps} steps of {config.batch_tokens:,} tokens in micro-batches of {config.micro_batch}, "
+            f"{start.train_tokens:,} tokens of text{resumed}",
+            highlight=False,
+        )
+        self._bar.update(self._task, total=config.steps, completed=start.first_step)
+        self._bar.start()
+
+    def stepped(self, report: StepReport) -> None:
+        figures = f"loss {report.loss:.3f}  {report.tokens_per_s:,.0f} tokens/s  {duration(report.seconds_left)} left"
+        self._bar.update(self._task, completed=report.step, figures=figures)
+        if not self._console.is_terminal and (report.step >= self._next_line or report.step == self._steps):
+            self._console.print(f"step {report.step}/{self._steps}  {figures}", highlight=False)
+            self._next_line = report.step + max(1, self._steps // 20)
+        if report.step == self._steps:
+            self._bar.stop()
+
+    def saved(self, step: int, checkpoint: Path) -> None:
+        if step < self._steps and not self._console.is_terminal:
+            self._console.print(f"step {step}  saved {checkpoint}", highlight=False, soft_wrap=True)
+
+    def evaluated(self, step: int, evaluation: Evaluation, sample: str) -> None:
+        self._console.print(
+            f"step {step}  validation loss {evaluation.nats_per_token:.4f} nats per token, "
+            f"{evaluation.nats_per_byte:.4f} per byte",
+            highlight=False,
+        )
+        if sample and self._show_samples:
+            self._console.print(
+                Panel(Text(sample.strip("\n")), title=f"sample at step {step}", title_align="left")
+            )
+
+    def close(self) -> None:
+        """Take the bar away, however the run ended."""
+        self._bar.stop()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 42 s, 3 min 05 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
