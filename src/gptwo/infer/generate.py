@@ -115,7 +115,7 @@ class _Row:
         """End here; return the text that was held back for what could have followed."""
         rest = self._matcher.push(self._text.finish()) if self._text is not None else ""
         rest += self._matcher.finish()
-        self.finish_reason = reason
+        self.finish_reason = "stop" if self._matcher.stopped else reason
         self._pieces.append(rest)
         return rest
 

@@ -1,0 +1,92 @@
+"""Writing on a device (paper §8), without a GPU: every tensor must be where the model is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fake_cuda import fake_cuda
+from gptwo.config import GPT2Config
+from gptwo.infer import torch_engine
+from gptwo.infer.generate import Task, write
+from gptwo.infer.kv_cache import KVCache
+from gptwo.infer.sampling import SamplingPolicy
+from gptwo.infer.torch_engine import TorchEngine
+from gptwo.model.gpt2 import GPT2
+
+CONFIG = GPT2Config(n_layer=2, n_head=2, n_embd=8, context=10, vocab_size=13)
+
+
+@pytest.fixture
+def device() -> Iterator[torch.device]:
+    with fake_cuda() as device:
+        yield device
+
+
+@pytest.fixture
+def engine(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> TorchEngine:
+    """An engine whose numbers, which do not exist, are replaced where they would leave the device."""
+
+    def to_host(logits: Tensor) -> np.ndarray[Any, Any]:
+        assert logits.device == device
+        return np.random.default_rng(0).normal(size=tuple(logits.shape)).astype(np.float32)
+
+    monkeypatch.setattr(torch_engine, "to_host", to_host)
+    return TorchEngine(GPT2(CONFIG, device=device), device=device)
+
+
+def write_past_the_context(engine: TorchEngine) -> list[int]:
+    """Prefill, decode, the selection of rows, a full cache and a slide."""
+    policy = SamplingPolicy(seed=0, top_p=0.9)
+    task = Task(prompt=np.arange(4), policy=policy, max_new_tokens=14, num=3, slide=True)
+    written = write(engine, None, task)
+    while True:
+        try:
+            next(written)
+        except StopIteration as end:
+            return [len(generation.tokens) for generation in end.value]
+
+
+def test_writing_keeps_every_tensor_on_the_device(engine: TorchEngine) -> None:
+    assert write_past_the_context(engine) == [14, 14, 14]
+
+
+def test_prefill_in_chunks_and_all_logits_stay_on_the_device(engine: TorchEngine) -> None:
+    session = engine.start(rows=2, capacity=9)
+    session.prefill(np.ones((2, 3), dtype=np.int64))
+    assert session.prefill(np.ones((2, 4), dtype=np.int64)).shape == (2, 13)
+    assert session.decode(np.ones(2, dtype=np.int64)).shape == (2, 13)
+    assert engine.logits(np.arange(5)).shape == (5, 13)
+
+
+def test_a_planted_cpu_arange_in_the_model_is_caught(
+    engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commonest failure of all: positions made on the CPU while the model is on the GPU."""
+
+    def residual(self: GPT2, tokens: Tensor, *, cache: KVCache) -> Tensor:
+        positions = torch.arange(tokens.shape[1], device="cpu")
+        return self.token_embedding(tokens) + self.position_embedding(positions)
+
+    monkeypatch.setattr(GPT2, "residual", residual)
+    with pytest.raises(RuntimeError, match=r"cpu.*cuda|cuda.*cpu"):
+        engine.start(rows=1, capacity=4).prefill(np.arange(4)[None])
+
+
+def test_a_planted_cpu_arange_in_the_cache_is_caught(
+    engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = KVCache.append
+
+    def append_with_cpu_positions(self: KVCache, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        k_BHSK, v_BHSK = append(self, layer, k, v)
+        return k_BHSK + torch.arange(k_BHSK.shape[2], device="cpu")[:, None], v_BHSK
+
+    monkeypatch.setattr(KVCache, "append", append_with_cpu_positions)
+    with pytest.raises(RuntimeError, match=r"cpu.*cuda|cuda.*cpu"):
+        write_past_the_context(engine)

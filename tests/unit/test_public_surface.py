@@ -1,0 +1,80 @@
+"""What ``import gptwo`` promises, pinned: a change here is a change for every user."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import gptwo
+from gptwo.infer.sampling import SamplingPolicy
+
+WRITING = (
+    "max_new_tokens: 'int' = 128, temperature: 'float' = 1.0, "
+    "top_k: 'int | None' = None, top_p: 'float | None' = None, min_p: 'float | None' = None, "
+    "repetition_penalty: 'float' = 1.0, seed: 'int | None' = None, "
+    "stop: 'str | Sequence[str] | None' = None, slide: 'bool' = False"
+)
+SIGNATURES = {
+    "load": "(path: 'str | Path', device: 'str' = 'auto', dtype: 'str | None' = None, *, "
+    "engine: 'str' = 'auto') -> 'LanguageModel'",
+    "LanguageModel.generate": f"(self, prompt: 'str | Sequence[int]', *, {WRITING}) -> 'Generation'",
+    "LanguageModel.generate_many": f"(self, prompt: 'str | Sequence[int]', *, num: 'int', {WRITING}) "
+    "-> 'list[Generation]'",
+    "LanguageModel.stream": f"(self, prompt: 'str | Sequence[int]', *, {WRITING}) -> 'TextPieces'",
+    "LanguageModel.logits": "(self, tokens: 'Sequence[int] | np.ndarray[Any, Any]') "
+    "-> \"Float[np.ndarray, 'T V']\"",
+    "LanguageModel.score": "(self, tokens: 'Sequence[int] | np.ndarray[Any, Any]') "
+    "-> \"Float[np.ndarray, ' T-1']\"",
+}
+
+
+def test_the_names_are_these() -> None:
+    assert gptwo.__all__ == ["Generation", "GptwoError", "LanguageModel", "TextPieces", "__version__", "load"]
+    for name in gptwo.__all__:
+        assert getattr(gptwo, name) is not None
+        assert name in dir(gptwo)
+    with pytest.raises(AttributeError, match=r"^module 'gptwo' has no attribute 'train_me'$"):
+        gptwo.train_me  # noqa: B018
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_the_signatures_are_these(name: str) -> None:
+    owner, _, method = name.rpartition(".")
+    function = getattr(getattr(gptwo, owner) if owner else gptwo, method)
+    assert str(inspect.signature(function)) == SIGNATURES[name]
+
+
+def test_a_language_model_has_these_attributes() -> None:
+    public = {name for name in vars(gptwo.LanguageModel) if not name.startswith("_")}
+    methods = {name.partition(".")[2] for name in SIGNATURES} - {""}
+    assert public == methods | {"config", "description", "tokenizer"}
+
+
+def test_a_generation_has_these_fields() -> None:
+    names = ["text", "tokens", "logprobs", "finish_reason", "seed", "prompt_tokens", "notice"]
+    assert [field.name for field in fields(gptwo.Generation)] == names
+
+
+def test_every_field_of_a_policy_can_be_set_when_writing() -> None:
+    parameters = inspect.signature(gptwo.LanguageModel.generate).parameters
+    for field in fields(SamplingPolicy):
+        assert parameters[field.name].default == field.default
+
+
+def test_importing_it_costs_neither_numpy_nor_torch() -> None:
+    code = (
+        "import sys, gptwo; gptwo.GptwoError; print(gptwo.__version__, {'numpy', 'torch'} & set(sys.modules))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert answer.stdout == f"{gptwo.__version__} set()\n"
+
+
+def test_the_version_is_the_packages() -> None:
+    pyproject = Path(__file__).parents[2] / "pyproject.toml"
+    assert gptwo.__version__ == tomllib.loads(pyproject.read_text())["project"]["version"]
