@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 PIECE_CHARACTERS = 1 << 14
 # A text without one safe place in this many characters (base64, a minified file, some scripts without spaces) is cut
 # anyway, so that memory stays bounded: there, and only there, the ids around the cut may differ from the whole's.
-CAP_CHARACTERS = 1 << 20
+CAP_CHARACTERS = 1 << 18
 
 # Why this place is safe. GPT-2's pre-tokens are 's|'t|'re|'ve|'m|'ll|'d | ?\p{L}+ | ?\p{N}+ | ?[^\s\p{L}\p{N}]+ |
 # \s+(?!\S) | \s+ : whitespace occurs in one only as its first character, or it is whitespace throughout. So none has a
@@ -16,7 +16,11 @@ CAP_CHARACTERS = 1 << 20
 # looks only from within a run of whitespace, and no such run ends the left piece; there is no lookbehind, so the right
 # piece is matched as if the left were there. BPE merges stay within pre-tokens. Python's \S leaves out all that the
 # pattern's \s holds (and four separators more, which only means fewer cuts).
-_SAFE = re.compile(r"(?<=\S)[ \t\n\r]")
+# Chinese, Japanese and Korean may go on for long without a space. There, a letter followed by punctuation is as safe:
+# no alternative has a letter followed by what is neither a letter nor, in \s, whitespace.
+_SAFE = re.compile(
+    r"(?<=\S)[ \t\n\r]|(?<=[\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fa5\uac00-\ud7a3])[。、，．！？；：」]"
+)
 
 
 def pieces(

@@ -10,8 +10,10 @@ from gptwo.data.pieces import CAP_CHARACTERS, PIECE_CHARACTERS, pieces
 from gptwo.data.sources import Document
 from gptwo.data.split import SplitRule, text_hash
 
-# What a BPE learns from at most. Its trainer's memory grows with the distinct words of the sample.
+# What a BPE learns from at most: so many bytes of text, and so many bytes of distinct words in it. The trainer takes
+# about 100 bytes for each byte of a distinct word; ordinary text reaches the first limit before the second.
 SAMPLE_BYTES = 24 << 20
+SAMPLE_WORD_BYTES = 5 << 19
 # Pieces handled at once: enough to keep every core busy encoding, small beside the ~100 bytes that a token takes there.
 BATCH_BYTES = 1 << 20
 
@@ -83,14 +85,23 @@ class Sample:
             self._pieces = [(key, kept) for key, kept in self._pieces if key < self._threshold]
             self._bytes = sum(kept.bytes for _, kept in self._pieces)
 
-    def training_texts(self, rule: SplitRule) -> list[str]:
-        """What of the sample is for training, in the order it was read."""
-        return [
-            text
-            for _, piece in self._pieces
-            for split, text in rule.route(piece.number, piece.first_hash, piece.start, piece.text)
-            if split == "train"
-        ]
+    def training_texts(self, rule: SplitRule, *, word_bytes: int = SAMPLE_WORD_BYTES) -> list[str]:
+        """What of the sample is for training, by rising hash, until its distinct words take ``word_bytes``."""
+        texts: list[str] = []
+        words: set[str] = set()
+        room = word_bytes
+        for _, piece in sorted(self._pieces, key=lambda kept: kept[0]):
+            for split, text in rule.route(piece.number, piece.first_hash, piece.start, piece.text):
+                if split != "train":
+                    continue
+                # A pre-token lies within one of these words, so their bytes bound those of the trainer's words.
+                new = set(text.split()) - words
+                room -= sum(len(word.encode("utf-8")) for word in new)
+                if room < 0 and texts:
+                    return texts
+                words |= new
+                texts.append(text)
+        return texts
 
 
 @dataclass

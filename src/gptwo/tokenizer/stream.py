@@ -31,6 +31,9 @@ class TextStream:
             skipped = self._skip_special and self._tokenizer.is_special(token_id)
             return "" if skipped else self._utf8.decode(token)
         self._ids.append(token_id)
+        if self._tokenizer.is_byte(token_id):
+            # SentencePiece reads a run of byte tokens together: what it makes of the first depends on the last.
+            return ""
         text = self._tokenizer.decode(self._ids, skip_special=self._skip_special)
         # A trailing U+FFFD may be the start of a character whose other bytes are still to come.
         return "" if text.endswith(_REPLACEMENT) else self._give(text)

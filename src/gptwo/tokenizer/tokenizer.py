@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from gptwo.tokenizer import bytelevel
 EOT = "<|endoftext|>"
 Kind = Literal["gpt2", "bpe", "char", "byte", "other"]
 
+_BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 # SHA-256 of GPT-2's 50,257 tokens in the order of their ids, one a line: what makes a vocabulary *the* GPT-2 one.
 _GPT2_VOCABULARY_SHA256 = "e35a33a0b2250c932ffdafc4c3a3552aef0cc7af7a11e9ebfddf1d2a6517371f"
 
@@ -120,13 +122,17 @@ class Tokenizer:
         if self.kind == "char" or token_id in self._special_ids:
             return token.encode("utf-8")
         # Another family: SentencePiece's byte tokens and its visible space, else the piece as it stands.
-        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        if self.is_byte(token_id):
             return bytes([int(token[3:5], 16)])
         return token.replace("\u2581", " ").encode("utf-8")
 
     def is_special(self, token_id: int) -> bool:
         """True for tokens such as ``<|endoftext|>`` that user text never encodes to."""
         return token_id in self._special_ids
+
+    def is_byte(self, token_id: int) -> bool:
+        """True for SentencePiece's tokens of one byte, written ``<0xE2>``; of kind "other" alone."""
+        return self.kind == "other" and bool(_BYTE_TOKEN.fullmatch(self._token_of_id.get(token_id, "")))
 
     def save(self, folder: Path) -> list[Path]:
         """Write tokenizer.json and tokenizer_config.json into ``folder``; return their paths.
