@@ -16,8 +16,8 @@ CAP_CHARACTERS = 1 << 18
 # looks only from within a run of whitespace, and no such run ends the left piece; there is no lookbehind, so the right
 # piece is matched as if the left were there. BPE merges stay within pre-tokens. Python's \S leaves out all that the
 # pattern's \s holds (and four separators more, which only means fewer cuts).
-# Chinese, Japanese and Korean may go on for long without a space. There, a letter followed by punctuation is as safe:
-# no alternative has a letter followed by what is neither a letter nor, in \s, whitespace.
+# Chinese and Japanese may go on for long without a space. There, a letter followed by punctuation is as safe: no
+# alternative has one after the other.
 _SAFE = re.compile(
     r"(?<=\S)[ \t\n\r]|(?<=[\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fa5\uac00-\ud7a3])[。、，．！？；：」]"
 )
