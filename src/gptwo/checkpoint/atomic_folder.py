@@ -167,7 +167,7 @@ def _is_stale(temporary: Path) -> bool:
     if host == socket.gethostname() and process.isdecimal() and os.name == "posix":
         try:
             os.kill(int(process), 0)
-        except ProcessLookupError:
+        except (ProcessLookupError, OverflowError):
             return True
         except PermissionError:
             pass

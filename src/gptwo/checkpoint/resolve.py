@@ -92,9 +92,8 @@ def _from_hub(repository: str) -> Path:
         raise CheckpointError(
             f"there is no model {repository!r}, neither here nor in public on the hub; {_EXPECTED}; check the name"
         ) from error
-    except (
-        Exception
-    ) as error:  # each version of huggingface_hub has another network library, with its own errors
+    except Exception as error:
+        # Each version of huggingface_hub has another network library, with its own errors.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"there is no folder {repository!r}, and it cannot be fetched from the hub ({reason}); {_EXPECTED}; "

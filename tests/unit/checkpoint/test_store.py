@@ -189,6 +189,12 @@ def test_saving_again_replaces(tmp_path: Path) -> None:
         assert names(tmp_path) == ["model"]
 
 
+def test_a_system_that_writes_little_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:7]))
+    assert seed_of(save_tiny(tmp_path / "model", 1)) == 1
+
+
 def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
     save_tiny(tmp_path / "model", 1)
     (tmp_path / "latest").symlink_to("model")
@@ -257,8 +263,9 @@ def test_temporary_folders_of_dead_processes_are_cleaned(tmp_path: Path) -> None
     elsewhere_old = tmp_path / f".tmp-step-00000002-{ended_process_id()}@other-{host}"
     alive = tmp_path / f".tmp-step-00000003-{os.getppid()}@{host}"
     elsewhere = tmp_path / f".tmp-step-00000004-{ended_process_id()}@other-{host}"
+    impossible = tmp_path / f".tmp-step-00000005-{10**30}@{host}"
     strange = tmp_path / ".tmp-mine"
-    for folder in (dead, own, elsewhere_old, alive, elsewhere, strange):
+    for folder in (dead, own, elsewhere_old, alive, elsewhere, impossible, strange):
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"half")
     two_days_ago = time.time() - 2 * 24 * 3600
