@@ -172,9 +172,8 @@ def uniform(seed: int, step: int) -> float:
 def draw(logits: Float[np.ndarray, " V"], u: float) -> int:
     """The inverse of softmax's cumulative distribution at u in [0, 1), in float64: the first id whose sum exceeds u."""
     cumulative = _weights(logits).cumsum()
-    total = cumulative[-1]
-    # u · total may round up to the total, which no sum exceeds.
-    return int(np.searchsorted(cumulative, min(u * total, np.nextafter(total, 0.0)), side="right"))
+    # The largest u is 1 - 2⁻⁵³, and its product with any total rounds to a number below the total.
+    return int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
 
 
 def choose(

@@ -64,7 +64,7 @@ STAGES = [
     *stage_and_theirs(sampling.temperature, TemperatureLogitsWarper, [0.1, 0.7, 3.0]),
     *stage_and_theirs(sampling.top_k, TopKLogitsWarper, [1, 5, 62, 63, 5000]),
     *stage_and_theirs(sampling.top_p, TopPLogitsWarper, [1e-9, 0.1, 0.5, 0.9, 0.999]),
-    *stage_and_theirs(sampling.min_p, MinPLogitsWarper, [0.0, 0.02, 0.3]),
+    *stage_and_theirs(sampling.min_p, MinPLogitsWarper, [0.0, 0.02, 0.3, 1.0]),
 ]
 
 
@@ -172,7 +172,7 @@ def test_greedy_takes_the_largest_after_the_penalty_and_the_lowest_id_among_equa
     assert sampling.choose(logits, np.array([1, 3]), penalised, seed=1, step=0) == 2
 
 
-@pytest.mark.parametrize("temperature", [1e-300, 1e-5, 1e300])
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-5, 1e300])
 def test_extreme_temperatures_neither_overflow_nor_warn(temperature: float) -> None:
     logits = random_logits(50, 0, np.float32)
     z = sampling.process(logits, np.array([0]), SamplingPolicy(temperature=temperature, top_p=0.9))
@@ -226,6 +226,14 @@ def test_the_draw_never_takes_a_removed_token() -> None:
     logits = np.array([-math.inf, 0.0, -math.inf, 1.0, -math.inf])
     drawn = {sampling.draw(logits, u) for u in (0.0, 0.2, 0.3, 0.9, float(np.nextafter(1.0, 0.0)))}
     assert drawn == {1, 3}
+
+
+def test_the_largest_uniform_number_draws_the_last_token_whatever_the_sum() -> None:
+    largest = float(np.nextafter(1.0, 0.0))
+    for seed in range(300):
+        logits = np.random.default_rng(seed).normal(0.0, 1.0, 7)
+        logits[6] = logits.max() - 1.0
+        assert sampling.draw(logits, largest) == 6
 
 
 def test_log_probabilities_are_those_of_torch_in_float64() -> None:
