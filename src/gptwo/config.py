@@ -18,6 +18,20 @@ def _require_positive(owner: object, *names: str) -> None:
             raise ConfigError(f"{name}={value!r} is not possible; expected a whole number of at least 1")
 
 
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value read from a flag or from TOML is of the annotated type; a whole number may stand for a float."""
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return value in options
+    for option in options or (hint,):
+        if isinstance(value, bool):
+            if option is bool:
+                return True
+        elif isinstance(value, option) or (option is float and isinstance(value, int)):
+            return True
+    return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class GPT2Config:
     """The shape of a GPT-2: everything that decides its parameters and its forward pass.
@@ -47,10 +61,11 @@ class GPT2Config:
             raise ConfigError(
                 f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}; nearest {widths}"
             )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"dropout={self.dropout} is not possible; expected 0 <= dropout < 1")
-        if not self.layer_norm_epsilon > 0.0:
-            raise ConfigError(f"layer_norm_epsilon={self.layer_norm_epsilon} is not possible; expected > 0")
+        if not (_fits(self.dropout, float) and 0.0 <= self.dropout < 1.0):
+            raise ConfigError(f"dropout={self.dropout!r} is not possible; expected 0 <= dropout < 1")
+        epsilon = self.layer_norm_epsilon
+        if not (_fits(epsilon, float) and 0.0 < epsilon < float("inf")):
+            raise ConfigError(f"layer_norm_epsilon={epsilon!r} is not possible; expected a finite number > 0")
 
     @property
     def head_width(self) -> int:
@@ -184,20 +199,6 @@ class TrainConfig:
         """The fields of ``GPT2Config`` that this run sets itself."""
         names = ("n_layer", "n_head", "n_embd", "context", "dropout")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Whether a value read from a flag or from TOML is of the annotated type; a whole number may stand for a float."""
-    options = typing.get_args(hint)
-    if typing.get_origin(hint) is Literal:
-        return value in options
-    for option in options or (hint,):
-        if isinstance(value, bool):
-            if option is bool:
-                return True
-        elif isinstance(value, option) or (option is float and isinstance(value, int)):
-            return True
-    return False
 
 
 def _describe(hint: Any) -> str:
