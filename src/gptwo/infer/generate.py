@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -51,7 +51,7 @@ class Generation:
 class Task:
     """One prompt to go on from, ``num`` times, and how. Row i draws with seed + i.
 
-    Raises ``ConfigError`` for settings that cannot be; ``stop`` needs a tokenizer (``TokenizerError``).
+    Raises ``ConfigError`` for settings that cannot be. Without a tokenizer there is no text, and no stop string in it.
     """
 
     prompt: Tokens
@@ -67,6 +67,8 @@ class Task:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{name}={value!r} is not possible; expected a whole number of at least 1")
         StopMatcher(self.stop)
+        if self.policy.seed is not None:
+            replace(self.policy, seed=self.policy.seed + self.num - 1)  # the last row's must be possible too
 
 
 class _Row:
@@ -96,8 +98,11 @@ class _Row:
                 f"the logits of new token {len(self.tokens) + 1} are not numbers; expected finite ones; "
                 "use --dtype fp32, and if they are so still, the weights are damaged: take another checkpoint"
             )
-        # Rows of a padded embedding have no text, so they are never drawn.
-        drawable = logits if self._tokenizer is None else logits[: self._tokenizer.vocab_size]
+        drawable = logits
+        if self._tokenizer is not None and self._tokenizer.vocab_size < len(logits):
+            # Rows of a padded embedding have no text, so they are never drawn.
+            drawable = logits.copy()
+            drawable[self._tokenizer.vocab_size :] = -np.inf
         token = sampling.choose(drawable, self.context(), self._policy, seed=self.seed, step=len(self.tokens))
         self.tokens.append(token)
         self.logprobs.append(float(sampling.log_probabilities(logits[None], np.array([token]))[0]))

@@ -253,6 +253,13 @@ def test_counts_that_cannot_be_are_refused(name: str, value: object) -> None:
         Task(prompt=np.array([1]), policy=CERTAINLY, **settings)
 
 
+def test_the_last_rows_seed_must_be_possible_too() -> None:
+    policy = SamplingPolicy(seed=2**63 - 2)
+    Task(prompt=np.array([1]), policy=policy, max_new_tokens=1, num=2)
+    with pytest.raises(ConfigError, match=rf"^seed={2**63} is not possible; [^\n]+$"):
+        Task(prompt=np.array([1]), policy=policy, max_new_tokens=1, num=3)
+
+
 def test_a_generation_is_json() -> None:
     generation = one(ScriptedEngine(script(1, [*b"hi", EOT])), [1])
     assert json.loads(json.dumps(generation.to_json())) == generation.to_json()
