@@ -103,7 +103,7 @@ def run_demo(
     """Prepare the text, train for about ``minutes``, and write a sample from the saved checkpoint.
 
     ``text`` is a file or folder; None is Python's standard library. Everything lies in ``out``, or in ``out-2`` … when
-    that exists. Steps follow from the time that a few of them take here. Raises ``GptwoError`` for a mistake of the user's.
+    that exists. Steps follow from the time that a few of them take here. Raises ``GptwoError``.
     """
     began = time.perf_counter()
     if not 0 < minutes < float("inf"):

@@ -38,7 +38,7 @@ def evaluate(
 ) -> Evaluation:
     """Loss of the model over a split, from windows of C tokens side by side, no state carried between them.
 
-    ``max_tokens`` stops after that many predicted tokens; the bytes are then the split's share of them.
+    ``max_tokens`` stops after that many predicted tokens; the bytes are the split's share of those.
     """
     device = model.token_embedding.weight.device
     limit = data.tokens if max_tokens is None else min(data.tokens, max_tokens + 1)
@@ -57,7 +57,8 @@ def evaluate(
             nats += float(model.loss(chunk[:, :-1], chunk[:, 1:], reduction="sum").double())
     model.train(was_training)
     predicted = limit - 1
-    text_bytes = round(data.bytes * predicted / (data.tokens - 1))
+    # The first token is given, not predicted, so its bytes are not counted either: the mean bytes of a token each.
+    text_bytes = round(data.bytes * predicted / data.tokens)
     return Evaluation(
         nats_per_token=nats / predicted, nats_per_byte=nats / text_bytes, tokens=predicted, bytes=text_bytes
     )
