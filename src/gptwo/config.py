@@ -86,7 +86,7 @@ PRESETS: dict[str, GPT2Config] = {
     "gpt2-xl": GPT2Config(n_layer=48, n_head=25, n_embd=1600),
     # Sizes that train on a CPU. vocab_size is replaced by the data's own when training.
     "nano": GPT2Config(n_layer=4, n_head=4, n_embd=128, context=64, vocab_size=256, dropout=0.0),
-    "micro": GPT2Config(n_layer=4, n_head=4, n_embd=256, context=256, vocab_size=4096, dropout=0.0),
+    "micro": GPT2Config(n_layer=4, n_head=4, n_embd=192, context=128, vocab_size=4096, dropout=0.0),
     "mini": GPT2Config(n_layer=6, n_head=6, n_embd=384, context=256, vocab_size=4096, dropout=0.0),
 }
 

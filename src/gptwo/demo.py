@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import statistics
 import sys
@@ -36,7 +37,7 @@ _LEFT_OUT = frozenset({"test", "tests", "idle_test", "site-packages", "dist-pack
 
 
 # The recipe, chosen by measurement: docs/decisions/0003-demo-recipe.md.
-_CONTEXT = 128
+_SHAPE = PRESETS["micro"]
 _BATCH_TOKENS = 1024
 _LEARNING_RATE = 2e-3
 # More passes than this over a small text teach a model of this size the text by heart and nothing more.
@@ -67,6 +68,7 @@ class DemoResult:
     steps: int
     evaluation: Evaluation
     baselines: Baselines
+    prompt: str
     sample: str
     seconds: float
 
@@ -92,7 +94,7 @@ class DemoResult:
             f"The model, which transformers loads too: {self.checkpoint}\n"
             f"Log, loss curve and samples: {self.run}/metrics.jsonl, loss.png, samples.txt\n"
             f"Made in {duration(self.seconds)}. Try next:\n"
-            f"  {command} generate {self.run} --prompt 'class ' --temperature 0.8\n"
+            f"  {command} generate {self.run} --prompt {shlex.quote(self.prompt)} --temperature 0.8\n"
             f"  {command} train --data {self.data} --model micro --steps 3000 --out runs/longer"
         )
 
@@ -118,13 +120,18 @@ def run_demo(
         index = prepare(
             sources,
             tokenizer="bpe",
-            vocab_size=2048 if size > 1_000_000 else 512,
+            vocab_size=_vocab_size(size),
             val_fraction=min(0.1, _VALIDATION_BYTES / max(size, 1)),
             out=out / "data",
             progress=bar.update,
         )
     config = _recipe(
-        index, out, seconds=60 * minutes, seed=seed, device=place, sample="class " if text is None else "\n"
+        index,
+        out,
+        seconds=60 * minutes,
+        seed=seed,
+        device=place,
+        prompt="class" if text is None else _first_word(index),
     )
     observer = TerminalObserver(console, show_samples=True)
     try:
@@ -152,6 +159,7 @@ def run_demo(
         steps=result.step,
         evaluation=result.evaluation,
         baselines=baselines,
+        prompt=prompt,
         sample=prompt + written.text,
         seconds=time.perf_counter() - began,
     )
@@ -189,6 +197,17 @@ def _bytes_of(sources: list[str]) -> int:
     return total
 
 
+def _first_word(index: DataIndex) -> str:
+    """Something that the user's text is sure to know how to go on from."""
+    words = split_text(index, "train", max_bytes=400).decode("utf-8", errors="ignore").split()
+    return words[0] if words else "\n"
+
+
+def _vocab_size(text_bytes: int) -> int:
+    """Few tokens for little text: each must occur often enough to be learned."""
+    return 4096 if text_bytes > 3_000_000 else 1024 if text_bytes > 300_000 else 512
+
+
 def _free_name(out: Path) -> Path:
     """``out``, or the first of out-2, out-3 … that does not exist: a demo never overwrites another."""
     name, number = out, 1
@@ -199,15 +218,15 @@ def _free_name(out: Path) -> Path:
 
 
 def _recipe(
-    index: DataIndex, out: Path, *, seconds: float, seed: int, device: torch.device, sample: str
+    index: DataIndex, out: Path, *, seconds: float, seed: int, device: torch.device, prompt: str
 ) -> TrainConfig:
     """The run that fits into ``seconds`` here: as many steps as the machine's speed allows."""
     tokens = index.splits["train"].tokens
-    if tokens < _CONTEXT + 1:
+    if tokens < _SHAPE.context + 1:
         raise DataError(
-            f"the text has {tokens} tokens to learn from; expected at least {_CONTEXT + 1}: give more text"
+            f"the text has {tokens} tokens to learn from; expected at least {_SHAPE.context + 1}: give more text"
         )
-    shape = replace_shape(PRESETS["micro"], {"context": _CONTEXT, "vocab_size": index.tokenizer.vocab_size})
+    shape = replace_shape(_SHAPE, {"vocab_size": index.tokenizer.vocab_size})
     affordable = int(seconds / _seconds_per_step(shape, device))
     steps = max(10, min(affordable, _MOST_PASSES * tokens // _BATCH_TOKENS))
     repeated = steps * _BATCH_TOKENS > 2 * tokens
@@ -215,7 +234,6 @@ def _recipe(
         data=str(out / "data"),
         out=str(out),
         model="micro",
-        context=_CONTEXT,
         dropout=0.1 if repeated else 0.0,
         batch_tokens=_BATCH_TOKENS,
         steps=steps,
@@ -225,7 +243,7 @@ def _recipe(
         eval_every=-(-steps // 3),
         save_every=-(-steps // 3),
         log_every=max(1, min(10, steps // 20)),
-        sample_prompt=sample,
+        sample_prompt=prompt,
         sample_tokens=64,
         seed=seed,
         device=str(device),
@@ -236,8 +254,8 @@ def _seconds_per_step(shape: GPT2Config, device: torch.device) -> float:
     """Median of a few steps on random tokens, after one that warms up."""
     model = build_model(shape, seed=0, device=device).train()
     optimizer = build_adamw(model, TrainConfig(data="", out=""))
-    sequences = _BATCH_TOKENS // _CONTEXT
-    tokens = torch.randint(shape.vocab_size, (sequences, _CONTEXT), device=device)
+    sequences = _BATCH_TOKENS // _SHAPE.context
+    tokens = torch.randint(shape.vocab_size, (sequences, _SHAPE.context), device=device)
     seconds = []
     for _ in range(6):
         began = time.perf_counter()
@@ -257,4 +275,7 @@ def _seconds_per_step(shape: GPT2Config, device: torch.device) -> float:
 
 def _command_name() -> str:
     """How this user can call the command: by its name if it is on PATH, else by its path."""
-    return "gptwo" if shutil.which("gptwo") else os.path.relpath(sys.argv[0])
+    if shutil.which("gptwo"):
+        return "gptwo"
+    program = Path(sys.argv[0])
+    return f"{sys.executable} -m gptwo" if program.name == "__main__.py" else os.path.relpath(program)

@@ -40,10 +40,10 @@ def plot_loss(metrics: Path, target: Path, *, title: str) -> None:
     partial.replace(target)
 
 
-def _smooth(values: tuple[float, ...], weight: float = 0.9) -> list[float]:
-    """Exponential moving average, corrected for its start."""
-    smoothed, mean = [], 0.0
-    for count, value in enumerate(values, start=1):
-        mean = weight * mean + (1 - weight) * value
-        smoothed.append(mean / (1 - weight**count))
-    return smoothed
+def _smooth(values: tuple[float, ...]) -> list[float]:
+    """Mean over a window of a thirtieth of the curve around each point: unlike a running average it does not lag."""
+    reach = len(values) // 60
+    return [
+        sum(values[max(0, i - reach) : i + reach + 1]) / len(values[max(0, i - reach) : i + reach + 1])
+        for i in range(len(values))
+    ]
