@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -54,18 +55,37 @@ def train(config: TrainConfig, *, resume: bool = False, observer: Observer | Non
     return TrainingRun(config, resume=resume, observer=observer or Silent()).run()
 
 
-@dataclass
 class _Interval:
-    """Figures of the steps since the last line of the log; time spent saving and evaluating is not theirs."""
+    """Figures of the steps since the last line of the log; time spent saving and evaluating is not theirs.
 
-    results: list[StepResult] = field(default_factory=list)
-    seconds: float = 0.0
+    A checkpoint keeps them, so that a line whose steps were interrupted is still the mean over all of them.
+    """
+
+    def __init__(self, kept: Mapping[str, list[float]] | None = None) -> None:
+        self._losses = [torch.tensor(value) for value in kept["losses"]] if kept else []
+        self._gradient_norms = [torch.tensor(value) for value in kept["gradient_norms"]] if kept else []
+        self.seconds = 0.0
+        self.timed_steps = 0
+
+    def add(self, result: StepResult, seconds: float) -> None:
+        # Tensors, not numbers: reading a number would make the host wait for the device at every step.
+        self._losses.append(result.loss)
+        self._gradient_norms.append(result.gradient_norm)
+        self.seconds += seconds
+        self.timed_steps += 1
+
+    def to_json(self) -> dict[str, list[float]]:
+        return {"losses": _floats(self._losses), "gradient_norms": _floats(self._gradient_norms)}
 
     def mean_loss(self) -> float:
-        return float(torch.stack([result.loss for result in self.results]).double().mean())
+        return fmean(_floats(self._losses))
 
     def mean_gradient_norm(self) -> float:
-        return float(torch.stack([result.gradient_norm for result in self.results]).double().mean())
+        return fmean(_floats(self._gradient_norms))
+
+
+def _floats(scalars: list[Tensor]) -> list[float]:
+    return [float(scalar) for scalar in scalars]
 
 
 class TrainingRun:
@@ -89,6 +109,7 @@ class TrainingRun:
         self._sequences = sequences_per_step(config.batch_tokens, context)
         self._order = TokenOrder(self._data.tokens, context, self._sequences, config.seed)
         self._step = 0
+        self._interval = _Interval()
         if start is not None:
             self._restore(start)
         self._folder = create_run_folder(config)
@@ -101,22 +122,21 @@ class TrainingRun:
         """All steps that are left, unless a signal asks to stop."""
         config = self._config
         self._observer.started(self._description())
-        interval = _Interval()
         with StopRequest() as stop:
             if self._owes_evaluation():
                 self._evaluate()
             while self._step < config.steps and stop.signal_name is None:
                 began = time.perf_counter()
-                interval.results.append(self._one_step())
+                result = self._one_step()
                 self._step += 1
                 last = self._step == config.steps
                 logs = last or self._step % config.log_every == 0
                 if logs and self._device.type == "cuda":
                     torch.cuda.synchronize(self._device)  # the clock must see the work, not its launch
-                interval.seconds += time.perf_counter() - began
+                self._interval.add(result, time.perf_counter() - began)
                 if logs:
-                    self._log(interval)
-                    interval = _Interval()
+                    self._log(self._interval)
+                    self._interval = _Interval()
                 if last or self._step % config.save_every == 0 or stop.signal_name:
                     self._save()
                 if (last or self._step % config.eval_every == 0) and not stop.signal_name:
@@ -173,7 +193,7 @@ class TrainingRun:
 
     def _log(self, interval: _Interval) -> None:
         config = self._config
-        tokens_per_s = len(interval.results) * config.batch_tokens / interval.seconds
+        tokens_per_s = interval.timed_steps * config.batch_tokens / interval.seconds
         report = StepReport(
             step=self._step,
             loss=interval.mean_loss(),
@@ -192,7 +212,7 @@ class TrainingRun:
         self._tracker.record(self._step, figures)
 
     def _save(self) -> None:
-        info = {"data": self._data_identity, "seed": self._config.seed}
+        info = {"data": self._data_identity, "seed": self._config.seed, "unlogged": self._interval.to_json()}
         path = save_checkpoint(
             checkpoint_path(self._folder, self._step),
             config=self._model.config,
@@ -212,6 +232,7 @@ class TrainingRun:
             )
         restore_optimizer(self._model, self._optimizer, state.tensors)
         self._step = state.step
+        self._interval = _Interval(state.info["unlogged"])
 
     def _evaluate(self) -> None:
         config = self._config

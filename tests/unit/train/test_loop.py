@@ -58,13 +58,16 @@ def test_it_learns_and_leaves_a_whole_run_behind(tiny: Build, tmp_path: Path) ->
     assert (run / "samples.txt").read_text(encoding="utf-8").count("=== step") == 3
 
 
-def test_resume_after_any_step_is_bitwise_the_run_that_never_stopped(tiny: Build, tmp_path: Path) -> None:
-    whole = tiny(out=str(tmp_path / "whole"))
+@pytest.mark.parametrize("log_every", [1, 4])
+def test_resume_after_any_step_is_bitwise_the_run_that_never_stopped(
+    tiny: Build, tmp_path: Path, log_every: int
+) -> None:
+    whole = tiny(out=str(tmp_path / "whole"), log_every=log_every)
     train(whole)
     expected = everything_saved(tmp_path / "whole", 6)
     for stop_after in range(1, 6):
         out = tmp_path / f"stopped-{stop_after}"
-        stopped = tiny(out=str(out))
+        stopped = tiny(out=str(out), log_every=log_every)
 
         class StopThere(Silent):
             def saved(self, step: int, checkpoint: Path, stop_after: int = stop_after) -> None:
