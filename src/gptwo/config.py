@@ -112,7 +112,9 @@ class TrainConfig:
 
     data: str = _setting(help="folder made by `gptwo prepare`")
     out: str = _setting(help="folder of the run: checkpoints, log, plot, samples")
-    model: str = _setting("micro", help="a size (see `gptwo info`), or a checkpoint to start from")
+    model: str = _setting(
+        "micro", help="a size (`gptwo info --help` lists them), or a checkpoint to start from"
+    )
     n_layer: int | None = _setting(None, help="blocks L, instead of the size's own")
     n_head: int | None = _setting(None, help="attention heads H, instead of the size's own")
     n_embd: int | None = _setting(None, help="width D, instead of the size's own")
