@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gptwo.base.errors import ConfigError, GptwoError
+from gptwo.base.errors import ConfigError, DataError, GptwoError
 from gptwo.config import PRESETS, TrainConfig
 
 USER_ERROR = 2
@@ -23,7 +23,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse with this project's errors: one line, then exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"UsageError: {message}; see {self.prog} --help", file=sys.stderr)
+        print(f"UsageError: {' '.join(message.split())}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(USER_ERROR)
 
 
@@ -44,10 +44,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        print(
+            "OutOfMemory: this needs more memory than there is; "
+            "choose a smaller model, --batch-tokens, --micro-batch, --num or prompt",
+            file=sys.stderr,
+        )
+        return USER_ERROR
     except BrokenPipeError:
-        # Whoever read our output has seen enough (`gptwo info gpt2 | head`); keep Python's own flush quiet too.
-        sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+        # Whoever read our output has seen enough (`gptwo info gpt2 | head`).
+        _abandon_stdout()
         return 0
+    except OSError as error:
+        # The rooms say what they were doing when the disk refused; this is for what they did not foresee.
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"StorageError: {where}{error.strerror or error}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _abandon_stdout()
+        return USER_ERROR
+
+
+def _abandon_stdout() -> None:
+    """Keep Python's own flush at the end from failing a second time."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch's allocators raise a RuntimeError: on the CPU a plain one, with these words.
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -308,14 +337,33 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_generate)
 
 
+def _standard_input() -> str:
+    content = sys.stdin.buffer.read()
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"standard input: byte 0x{content[error.start]:02x} at offset {error.start} is not UTF-8; "
+            "convert it, e.g. with `iconv -t UTF-8`"
+        ) from None
+
+
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+
+
+# They are written side by side, and each takes memory for its keys and values.
+_MOST_TEXTS = 10_000
 
 
 def _generate(arguments: argparse.Namespace) -> int:
     import gptwo
 
+    if arguments.num > _MOST_TEXTS:
+        raise ConfigError(
+            f"num={arguments.num} is not possible; expected at most {_MOST_TEXTS} texts at once"
+        )
     model = gptwo.load(arguments.model, device=arguments.device, dtype=arguments.dtype)
-    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    prompt = _standard_input() if arguments.prompt == "-" else arguments.prompt
     settings = {name: getattr(arguments, name) for name in (*_SAMPLING, "max_new_tokens", "stop", "slide")}
     if arguments.num == 1 and arguments.stream and not arguments.json:
         pieces = model.stream(prompt, **settings)

@@ -160,6 +160,7 @@ class TrainConfig:
                 raise ConfigError(
                     f"{field.name}={value!r} is not possible; expected {_describe(hints[field.name])}"
                 )
+            _require_storable(field.name, value)
         _require_positive(self, "batch_tokens", "steps", "eval_every", "save_every", "keep_last", "log_every")
         for name in ("n_layer", "n_head", "n_embd", "context", "micro_batch", "eval_tokens"):
             if getattr(self, name) is not None:
@@ -201,6 +202,15 @@ class TrainConfig:
         """The fields of ``GPT2Config`` that this run sets itself."""
         names = ("n_layer", "n_head", "n_embd", "context", "dropout")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+def _require_storable(name: str, value: object) -> None:
+    # A generator's seed, a tensor's size and a TOML file's whole numbers are signed 64-bit integers.
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ConfigError(f"{name}={value} is not possible; expected at most 2**63 - 1")
+    # Bytes of a command line that are not UTF-8 arrive as lone surrogates.
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ConfigError(f"{name}={value!r} is not possible; expected text in UTF-8")
 
 
 def _describe(hint: Any) -> str:

@@ -115,7 +115,6 @@ def run_demo(
     sources = [text] if text is not None else [str(path) for path in standard_library_files()]
     source = text if text is not None else f"the {len(sources)} files of Python's standard library"
     size = _bytes_of(sources)
-    console.print(f"{size:,} bytes of text from {source}", highlight=False)
     with PrepareBar(console) as bar:
         index = prepare(
             sources,
@@ -133,6 +132,7 @@ def run_demo(
         device=place,
         prompt="class" if text is None else _first_word(index),
     )
+    console.print(f"{size:,} bytes of text from {source}", highlight=False, soft_wrap=not console.is_terminal)
     observer = TerminalObserver(console, show_samples=True)
     try:
         result = train(config, observer=observer)
@@ -209,9 +209,9 @@ def _vocab_size(text_bytes: int) -> int:
 
 
 def _free_name(out: Path) -> Path:
-    """``out``, or the first of out-2, out-3 … that does not exist: a demo never overwrites another."""
+    """``out``, or the first of out-2, out-3 … that does not exist or is empty: a demo never overwrites another."""
     name, number = out, 1
-    while name.exists():
+    while name.exists() and not (name.is_dir() and not any(name.iterdir())):
         number += 1
         name = out.with_name(f"{out.name}-{number}")
     return name

@@ -39,6 +39,8 @@ def train_bpe(texts: Iterator[str], vocab_size: int) -> Tokenizer:
         raise TokenizerError(
             f"vocab_size={vocab_size} is too small for a byte-level BPE; expected at least {BYTES + 1}"
         )
+    if vocab_size > 1 << 24:
+        raise TokenizerError(f"vocab_size={vocab_size} is too large; expected at most {1 << 24}")
     backend = _byte_level(models.BPE(), split=True, with_eot=False)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1,

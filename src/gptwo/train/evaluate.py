@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from gptwo.base.errors import DataError
 from gptwo.data import TokenData
 from gptwo.model import GPT2
 from gptwo.train.step import autocast
@@ -32,6 +33,15 @@ def windows(tokens: int, context: int) -> Iterator[tuple[int, int]]:
         yield start, min(context, tokens - 1 - start)
 
 
+def require_something_to_predict(data: TokenData) -> None:
+    """Raises ``DataError`` for a split of one token: the first is given, and no other is there to predict."""
+    if data.tokens < 2:
+        raise DataError(
+            f"the {data.split} split of {data.index.folder} has {data.tokens} token, and predicting needs 2; "
+            "prepare more text, or with another --val-fraction"
+        )
+
+
 @torch.no_grad()
 def evaluate(
     model: GPT2, data: TokenData, *, max_tokens: int | None = None, micro_batch: int = 8, dtype: str = "fp32"
@@ -40,8 +50,10 @@ def evaluate(
 
     ``max_tokens`` stops after that many predicted tokens; the bytes are the split's share of those.
     """
+    require_something_to_predict(data)
     device = model.token_embedding.weight.device
     limit = data.tokens if max_tokens is None else min(data.tokens, max_tokens + 1)
+    predicted = limit - 1
     was_training = model.training
     model.eval()
     nats = 0.0
@@ -56,9 +68,11 @@ def evaluate(
         with autocast(device, dtype):
             nats += float(model.loss(chunk[:, :-1], chunk[:, 1:], reduction="sum").double())
     model.train(was_training)
-    predicted = limit - 1
     # The first token is given, not predicted, so its bytes are not counted either: the mean bytes of a token each.
-    text_bytes = round(data.bytes * predicted / data.tokens)
+    text_bytes = data.bytes * predicted / data.tokens
     return Evaluation(
-        nats_per_token=nats / predicted, nats_per_byte=nats / text_bytes, tokens=predicted, bytes=text_bytes
+        nats_per_token=nats / predicted,
+        nats_per_byte=nats / text_bytes,
+        tokens=predicted,
+        bytes=round(text_bytes),
     )

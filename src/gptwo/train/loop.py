@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from gptwo.base.device import resolve_device
-from gptwo.base.errors import CheckpointError, ConfigError, DataError
+from gptwo.base.errors import CheckpointError, ConfigError, DataError, TokenizerError
 from gptwo.checkpoint.runs import checkpoint_path, list_checkpoints, newest_whole, prune
 from gptwo.checkpoint.store import TrainingState, load_training_state, save_checkpoint
 from gptwo.config import TrainConfig
 from gptwo.data import TokenData, TokenOrder, batch
 from gptwo.tokenizer import Tokenizer
-from gptwo.train.evaluate import Evaluation, evaluate
+from gptwo.train.evaluate import Evaluation, evaluate, require_something_to_predict
 from gptwo.train.interrupt import StopRequest
 from gptwo.train.metrics import MetricsLog
 from gptwo.train.micro_batch import sequences_per_step
@@ -97,8 +97,10 @@ class TrainingRun:
         self._device = resolve_device(config.device)
         self._data = TokenData.open(Path(config.data), "train")
         self._val_data = TokenData.open(Path(config.data), "val")
+        require_something_to_predict(self._val_data)
         self._data_identity = data_identity(self._data)
         self._tokenizer = Tokenizer.load(Path(config.data))
+        config = _with_possible_prompt(config, self._tokenizer)
         self._model = build_or_load(
             config, start, vocab_size=self._data.vocab_size, device=self._device
         ).train()
@@ -254,6 +256,21 @@ class TrainingRun:
                     f"=== step {self._step}, validation loss {result.nats_per_token:.4f}\n{sample}\n\n"
                 )
         self._observer.evaluated(self._step, result, sample)
+
+
+def _with_possible_prompt(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
+    """Refuses a sample prompt that the tokenizer cannot read now, and not at the first evaluation, hours later.
+
+    The default one, a new line, is left out when a character tokenizer's text has none.
+    """
+    try:
+        if config.sample_tokens:
+            tokenizer.encode(config.sample_prompt)
+    except TokenizerError as error:
+        if config.sample_prompt == TrainConfig.sample_prompt:
+            return replace(config, sample_prompt="")
+        raise ConfigError(f"sample_prompt={config.sample_prompt!r}: {error}") from error
+    return config
 
 
 def _starting_point(run: Path, *, resume: bool) -> Path | None:

@@ -44,6 +44,13 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+def total_bytes(device: torch.device) -> int:
+    """All memory of the device, free or not."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return int(psutil.virtual_memory().total + psutil.swap_memory().total)
+
+
 def derive_micro_batch(
     config: GPT2Config, sequences: int, *, available_bytes: int, checkpoint_activations: bool
 ) -> int:

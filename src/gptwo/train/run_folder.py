@@ -30,10 +30,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"there is no settings file {str(path)!r}; expected a TOML file") from error
-    except IsADirectoryError as error:
-        raise ConfigError(f"{str(path)!r} is a folder; expected a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {str(path)!r}: {error.strerror}; expected a TOML file") from error
+    except ValueError as error:  # not TOML, not UTF-8, or a path that cannot be
+        raise ConfigError(f"{str(path)!r} is not TOML: {error}") from error
 
 
 def resumed_settings(out: str, flags: Mapping[str, Any]) -> dict[str, Any]:

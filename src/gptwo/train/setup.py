@@ -17,7 +17,7 @@ from gptwo.checkpoint.weights import load_weights
 from gptwo.config import PRESETS, GPT2Config, TrainConfig
 from gptwo.data import TokenData
 from gptwo.model import GPT2, build_model
-from gptwo.train.micro_batch import derive_micro_batch, free_bytes, sequences_per_step
+from gptwo.train.micro_batch import derive_micro_batch, free_bytes, sequences_per_step, total_bytes
 from gptwo.train.step import LossSum
 
 
@@ -31,6 +31,7 @@ def build_or_load(config: TrainConfig, start: Path | None, *, vocab_size: int, d
     checkpointing = config.checkpoint_activations
     if start is None and config.model in PRESETS:
         shape = replace_shape(PRESETS[config.model], {**changes, "vocab_size": vocab_size})
+        require_memory(shape, device)
         return build_model(shape, seed=config.seed, device=device, checkpoint_activations=checkpointing)
     folder = start or resolve_model(config.model)
     stored = read_config(folder)
@@ -45,9 +46,27 @@ def build_or_load(config: TrainConfig, start: Path | None, *, vocab_size: int, d
                 f"{name}={changes[name]} differs from the {getattr(stored, name)} of {str(folder)!r}; leave it out"
             )
     shape = replace_shape(stored, changes)
+    require_memory(shape, device)
     model = GPT2(shape, device="meta", checkpoint_activations=checkpointing)
     model.load_state_dict(load_weights(folder, device=device, dtype=torch.float32), assign=True)
     return model
+
+
+def require_memory(shape: GPT2Config, device: torch.device) -> None:
+    """Raises ``ConfigError`` for a model that cannot train in this machine's memory, before any of it is taken.
+
+    In fp32, 16 bytes a parameter: weights, gradients and AdamW's two moments. Activations come on top.
+    """
+    D, F = shape.n_embd, shape.mlp_width
+    # By formula, not by counting rows: a mistyped n_layer may be a million.
+    block = 4 * D * D + 2 * D * F + 9 * D + F
+    parameters = (shape.vocab_size + shape.context + 2) * D + shape.n_layer * block
+    there = total_bytes(device)
+    if 16 * parameters > there:
+        raise ConfigError(
+            f"training {parameters:,} parameters takes {16 * parameters:,} bytes without activations, and {device} has "
+            f"{there:,}; choose a smaller n_layer, n_embd or context"
+        )
 
 
 def replace_shape(shape: GPT2Config, changes: dict[str, int | float]) -> GPT2Config:

@@ -44,6 +44,7 @@ class TerminalObserver:
             f"{config.steps} steps of {config.batch_tokens:,} tokens in micro-batches of {config.micro_batch}, "
             f"{start.train_tokens:,} tokens of text{resumed}",
             highlight=False,
+            soft_wrap=not self._console.is_terminal,  # a line in a log file stays one
         )
         self._bar.update(self._task, total=config.steps, completed=start.first_step)
         self._bar.start()
