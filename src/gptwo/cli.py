@@ -212,6 +212,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
     for what, count in index.skipped.items():
         if count:
             print(f"skipped: {count} {what}")
+    if index.split_notice:
+        print(f"note: {index.split_notice}", file=sys.stderr)
     print(f"train on it: gptwo train --data {index.folder} --out runs/mine")
     return 0
 

@@ -124,6 +124,8 @@ def run_demo(
             out=out / "data",
             progress=bar.update,
         )
+    if index.split_notice:
+        console.print(f"note: {index.split_notice}", highlight=False, markup=False)
     config = _recipe(
         index,
         out,
@@ -200,7 +202,7 @@ def _bytes_of(sources: list[str]) -> int:
 def _first_word(index: DataIndex) -> str:
     """Something that the user's text is sure to know how to go on from."""
     words = split_text(index, "train", max_bytes=400).decode("utf-8", errors="ignore").split()
-    return words[0] if words else "\n"
+    return words[0][:16] if words else "\n"  # a language without spaces has very long "words"
 
 
 def _vocab_size(text_bytes: int) -> int:

@@ -37,5 +37,9 @@ class StorageError(GptwoError, OSError):
     """The disk refused: full, read-only, or failing. What was whole before is whole still."""
 
 
+class DivergedError(GptwoError, ArithmeticError):
+    """Training whose loss or weights are no longer numbers. No checkpoint is written from then on."""
+
+
 class MissingExtraError(GptwoError, ImportError):
     """A feature whose optional packages are not installed; the message names the extra."""

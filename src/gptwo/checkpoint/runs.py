@@ -38,6 +38,11 @@ def list_checkpoints(run: Path) -> list[Path]:
     return [by_step[step] for step in sorted(by_step)]
 
 
+def holds_checkpoints(run: Path) -> bool:
+    """Whether anything that a save left is there, whole or damaged: such a folder is not to be begun anew."""
+    return any(True for _ in _candidates(run))
+
+
 def newest_whole(run: Path, *, training: bool = True) -> Path | None:
     """The newest checkpoint whose every byte is as it was saved; None when there is none.
 

@@ -80,6 +80,20 @@ class DataIndex:
         """``dtype`` with its byte order, which does not depend on the machine."""
         return np.dtype(self.dtype).newbyteorder("<")
 
+    @property
+    def split_notice(self) -> str | None:
+        """One line for the user when the validation split is far from the asked share of bytes, else None."""
+        asked, sizes = self.val_fraction, {split: info.bytes for split, info in self.splits.items()}
+        if not asked:
+            return "there is no validation split (val_fraction 0), and `gptwo train` needs one"
+        share = sizes["val"] / max(1, sum(sizes.values()))
+        if asked / 4 <= share <= min(4 * asked, 1 - (1 - asked) / 4):
+            return None
+        return (
+            f"{share:.1%} of the bytes are for validation where {asked:.1%} was asked: whole documents are split, and "
+            "few or very unequal ones cannot be split evenly; one file that holds them all is split by position"
+        )
+
     def to_json(self) -> str:
         """The content of index.json."""
         content = dataclasses.asdict(self)

@@ -10,9 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from gptwo.base.errors import DataError, StorageError
-
-if sys.platform != "win32":
-    import fcntl
+from gptwo.base.lock import FolderLock
 
 
 class StagedFolder:
@@ -31,7 +29,7 @@ class StagedFolder:
         self.path = self.out.parent / f".{self.out.name}.preparing"
         self._replaced = self.out.parent / f".{self.out.name}.replaced"
         self._replaceable = replaceable
-        self._lock: int | None = None
+        self._lock: FolderLock | None = None
 
     def __enter__(self) -> StagedFolder:
         self.out.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +53,7 @@ class StagedFolder:
     ) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def publish(self) -> None:
@@ -70,18 +68,12 @@ class StagedFolder:
         shutil.rmtree(self._replaced, ignore_errors=True)
 
     def _take_lock(self) -> None:
-        # A lock on the folder itself: the system drops it when its owner dies, so a leftover is told from work in
-        # progress. Windows has no such lock; there, two runs at once on one folder are not kept apart.
-        if sys.platform != "win32":
-            self._lock = os.open(self.path, os.O_RDONLY)
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(self._lock)
-                self._lock = None
-                raise DataError(
-                    f"another process is preparing {self.out}; wait for it or choose another folder"
-                ) from None
+        try:
+            self._lock = FolderLock(self.path)
+        except BlockingIOError:
+            raise DataError(
+                f"another process is preparing {self.out}; wait for it or choose another folder"
+            ) from None
 
     def _recover(self) -> None:
         if self._replaced.exists():

@@ -126,6 +126,11 @@ class Tokenizer:
             return bytes([int(token[3:5], 16)])
         return token.replace("\u2581", " ").encode("utf-8")
 
+    @property
+    def vocabulary(self) -> dict[int, str]:
+        """Every token as its file writes it, by id. Where two vocabularies are equal, ids mean the same."""
+        return dict(self._token_of_id)
+
     def is_special(self, token_id: int) -> bool:
         """True for tokens such as ``<|endoftext|>`` that user text never encodes to."""
         return token_id in self._special_ids

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor
 
 from gptwo.base.device import resolve_device
-from gptwo.base.errors import CheckpointError, ConfigError, DataError, TokenizerError
-from gptwo.checkpoint.runs import checkpoint_path, list_checkpoints, newest_whole, prune
+from gptwo.base.errors import CheckpointError, ConfigError, DataError, DivergedError, TokenizerError
+from gptwo.checkpoint.runs import checkpoint_path, holds_checkpoints, newest_whole, prune
 from gptwo.checkpoint.store import TrainingState, load_training_state, save_checkpoint
 from gptwo.config import TrainConfig
 from gptwo.data import TokenData, TokenOrder, batch
@@ -26,8 +27,8 @@ from gptwo.train.micro_batch import sequences_per_step
 from gptwo.train.observer import Observer, RunStart, Silent, StepReport
 from gptwo.train.optimizer import build_adamw, optimizer_tensors, restore_optimizer
 from gptwo.train.plot import plot_loss
-from gptwo.train.run_folder import METRICS_NAME, PLOT_NAME, SAMPLES_NAME, create_run_folder
-from gptwo.train.sample import sample_text
+from gptwo.train.run_folder import METRICS_NAME, PLOT_NAME, SAMPLES_NAME, run_folder
+from gptwo.train.sample import append_sample, sample_text, trim_samples
 from gptwo.train.schedule import learning_rate
 from gptwo.train.setup import build_or_load, data_identity, loss_function, resolve_for_machine
 from gptwo.train.step import StepResult, optimizer_step, seed_step
@@ -101,9 +102,7 @@ class TrainingRun:
         self._data_identity = data_identity(self._data)
         self._tokenizer = Tokenizer.load(Path(config.data))
         config = _with_possible_prompt(config, self._tokenizer)
-        self._model = build_or_load(
-            config, start, vocab_size=self._data.vocab_size, device=self._device
-        ).train()
+        self._model = build_or_load(config, start, tokenizer=self._tokenizer, device=self._device).train()
         self._config = config = resolve_for_machine(config, self._model)
         self._optimizer = build_adamw(self._model, config)
         self._loss_sum = loss_function(self._model, compile_step=config.compile)
@@ -114,14 +113,22 @@ class TrainingRun:
         self._interval = _Interval()
         if start is not None:
             self._restore(start)
-        self._folder = create_run_folder(config)
-        self._metrics = MetricsLog(self._folder / METRICS_NAME, resume_step=self._step if resume else None)
-        self._tracker = open_tracker(config.track, self._folder)
+        self._folder = Path(config.out)
         self._evaluation: Evaluation | None = None
         self._saved_step = self._step if start is not None else -1
 
     def run(self) -> TrainResult:
-        """All steps that are left, unless a signal asks to stop."""
+        """All steps that are left, unless a signal asks to stop. Until here nothing has been written."""
+        with run_folder(self._config) as self._folder:
+            self._metrics = MetricsLog(self._folder / METRICS_NAME, first_step=self._step)
+            self._ornament("samples.txt", lambda: trim_samples(self._folder / SAMPLES_NAME, self._step))
+            self._tracker = open_tracker(self._config.track, self._folder)
+            try:
+                return self._run()
+            finally:
+                self._tracker.close()
+
+    def _run(self) -> TrainResult:
         config = self._config
         self._observer.started(self._description())
         with StopRequest() as stop:
@@ -146,7 +153,6 @@ class TrainingRun:
             stopped_by = stop.signal_name if self._step < config.steps else None
             if self._saved_step != self._step:  # the signal came after this step's turn to save
                 self._save()
-        self._tracker.close()
         checkpoint = checkpoint_path(self._folder, self._step)
         return TrainResult(self._folder, checkpoint, self._step, self._evaluation, stopped_by)
 
@@ -204,6 +210,7 @@ class TrainingRun:
             tokens_per_s=tokens_per_s,
             seconds_left=(config.steps - self._step) * config.batch_tokens / tokens_per_s,
         )
+        self._require_finite(report.loss, report.gradient_norm)
         self._record(
             loss=report.loss, lr=report.lr, gradient_norm=report.gradient_norm, tokens_per_s=tokens_per_s
         )
@@ -214,6 +221,7 @@ class TrainingRun:
         self._tracker.record(self._step, figures)
 
     def _save(self) -> None:
+        self._require_finite(*(float(p.detach().abs().max()) for p in self._model.parameters()))
         info = {"data": self._data_identity, "seed": self._config.seed, "unlogged": self._interval.to_json()}
         path = save_checkpoint(
             checkpoint_path(self._folder, self._step),
@@ -233,8 +241,12 @@ class TrainingRun:
                 f"{self._config.data!r} is not the data that this run was trained on; prepare it again"
             )
         restore_optimizer(self._model, self._optimizer, state.tensors)
+        if state.step > self._config.steps:
+            raise ConfigError(
+                f"steps={self._config.steps} is before step {state.step}, where the run stands; expected at least that"
+            )
         self._step = state.step
-        self._interval = _Interval(state.info["unlogged"])
+        self._interval = _Interval(state.info.get("unlogged"))
 
     def _evaluate(self) -> None:
         config = self._config
@@ -245,17 +257,35 @@ class TrainingRun:
             micro_batch=config.micro_batch or 1,
             dtype=config.dtype,
         )
+        self._require_finite(result.nats_per_token)
         self._evaluation = result
         self._record(val_loss=result.nats_per_token, val_loss_per_byte=result.nats_per_byte)
-        plot_loss(self._folder / METRICS_NAME, self._folder / PLOT_NAME, title=self._folder.resolve().name)
+        title = self._folder.resolve().name
+        self._ornament(
+            PLOT_NAME, lambda: plot_loss(self._folder / METRICS_NAME, self._folder / PLOT_NAME, title=title)
+        )
         sample = ""
         if config.sample_tokens:
             sample = sample_text(self._model, self._tokenizer, config.sample_prompt, config.sample_tokens)
-            with (self._folder / SAMPLES_NAME).open("a", encoding="utf-8") as file:
-                file.write(
-                    f"=== step {self._step}, validation loss {result.nats_per_token:.4f}\n{sample}\n\n"
-                )
+            path, loss = self._folder / SAMPLES_NAME, result.nats_per_token
+            self._ornament(SAMPLES_NAME, lambda: append_sample(path, self._step, loss, sample))
         self._observer.evaluated(self._step, result, sample)
+
+    def _ornament(self, name: str, draw: Callable[[], None]) -> None:
+        """Write what only decorates the run; when the disk refuses it, the run goes on."""
+        try:
+            draw()
+        except OSError as error:
+            self._observer.warned(
+                f"cannot write {self._folder / name}: {error.strerror or error}; the run goes on"
+            )
+
+    def _require_finite(self, *values: float) -> None:
+        if all(map(math.isfinite, values)):
+            return
+        last = newest_whole(self._folder)
+        remedy = f"train on from {last} with --model and a lower --lr" if last else "choose a lower --lr"
+        raise DivergedError(f"loss or weights are no longer finite numbers after step {self._step}; {remedy}")
 
 
 def _with_possible_prompt(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
@@ -275,14 +305,11 @@ def _with_possible_prompt(config: TrainConfig, tokenizer: Tokenizer) -> TrainCon
 
 def _starting_point(run: Path, *, resume: bool) -> Path | None:
     """The checkpoint to go on from; None for a fresh start. An existing run is neither lost nor silently begun anew."""
-    existing = list_checkpoints(run)
-    if not resume:
-        if existing:
-            raise ConfigError(
-                f"{str(run)!r} holds a run already; add --resume to go on, or choose another --out"
-            )
+    if not holds_checkpoints(run):
         return None
+    if not resume:
+        raise ConfigError(f"{str(run)!r} holds a run already; add --resume to go on, or choose another --out")
     newest = newest_whole(run)
-    if newest is None and existing:
+    if newest is None:
         raise CheckpointError(f"no checkpoint in {str(run)!r} is whole; start a new run with another --out")
     return newest

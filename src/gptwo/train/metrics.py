@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,42 +12,58 @@ from gptwo.base.errors import StorageError
 
 
 class MetricsLog:
-    """Append-only log of a run. After a resume from step s, lines of later steps are gone and written anew."""
+    """Log of a run that begins after ``first_step``: lines of later steps, of an earlier attempt, are gone.
 
-    def __init__(self, path: Path, *, resume_step: int | None = None) -> None:
+    Raises ``StorageError`` when the disk refuses.
+    """
+
+    def __init__(self, path: Path, *, first_step: int) -> None:
         self._path = path
-        if resume_step is not None:
-            kept = [line for line in read_metrics(path) if line["step"] <= resume_step]
-            self._replace(kept)
+        kept = [record for record in read_metrics(path) if record["step"] <= first_step]
+        partial = path.with_suffix(".jsonl.partial")
+        with _reported(path):
+            partial.write_text("".join(_line(record) for record in kept), encoding="utf-8")
+            partial.replace(path)
 
     def append(self, record: dict[str, Any]) -> None:
-        """Write one line and flush it. Raises ``StorageError`` when the disk refuses."""
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise StorageError(
-                f"cannot write {self._path}: {error.strerror}; free some space and resume"
-            ) from error
+        """Write one line and flush it."""
+        with _reported(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(_line(record))
 
     def read(self) -> list[dict[str, Any]]:
         """The records so far."""
         return read_metrics(self._path)
 
-    def _replace(self, records: list[dict[str, Any]]) -> None:
-        partial = self._path.with_suffix(".jsonl.partial")
-        partial.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        partial.replace(self._path)
-
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics file; a last line that a kill cut short is left out. Empty when there is no file."""
+    """The records of a metrics file; a line that is no record of a step, cut short or damaged, is left out.
+
+    Empty when there is no file.
+    """
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    with _reported(path):
+        text = path.read_text(encoding="utf-8", errors="replace")
+    for line in text.splitlines():
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError:
-            break
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
     return records
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+@contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot use {path}: {error.strerror}; free some space or clear the way, and resume"
+        ) from error

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from gptwo.base.errors import ConfigError, StorageError
+from gptwo.base.lock import FolderLock
+from gptwo.checkpoint.runs import holds_checkpoints
 from gptwo.config import TrainConfig
 
 CONFIG_NAME = "config.toml"
@@ -17,9 +21,10 @@ METRICS_NAME = "metrics.jsonl"
 PLOT_NAME = "loss.png"
 SAMPLES_NAME = "samples.txt"
 
-# What a resumed run may set anew. Everything else decides the weights, and so belongs to the run.
+# What a resumed run may set anew: everything else decides the weights, and so belongs to the run. The data may have
+# moved; that it is the same is checked by its tokens.
 _MAY_CHANGE = frozenset(
-    {"out", "steps", "device", "eval_every", "eval_tokens", "save_every", "keep_last", "log_every"}
+    {"out", "data", "steps", "device", "eval_every", "eval_tokens", "save_every", "keep_last", "log_every"}
     | {"sample_prompt", "sample_tokens", "track"}
 )
 
@@ -43,28 +48,58 @@ def resumed_settings(out: str, flags: Mapping[str, Any]) -> dict[str, Any]:
     """
     path = Path(out) / CONFIG_NAME
     if not path.exists():
-        raise ConfigError(
-            f"there is no run to resume in {out!r}: it has no {CONFIG_NAME}; leave out --resume to start one"
-        )
+        remedy = "put it back, or start another run with another --out"
+        if not holds_checkpoints(Path(out)):
+            remedy = "leave out --resume to start one"
+        raise ConfigError(f"there is no run to resume in {out!r}: it has no {CONFIG_NAME}; {remedy}")
     settings = read_toml(path)
     for name, value in flags.items():
-        if name not in _MAY_CHANGE and value != settings.get(name):
+        # The kept dtype is what "auto" was on the first machine. A name that is no setting is reported as such later.
+        as_before = value in (settings.get(name), "auto") or name not in TrainConfig.__dataclass_fields__
+        if name not in _MAY_CHANGE and not as_before:
             flag = "--" + name.replace("_", "-")
             raise ConfigError(
                 f"{flag} {value} differs from this run's {settings.get(name)}; "
                 "leave it out to resume, or start another run with another --out"
             )
-    return {**settings, **flags}
+    # "auto" stands for what it was resolved to when the run began; only the device may be another now.
+    return {
+        **settings,
+        **{name: value for name, value in flags.items() if value != "auto" or name == "device"},
+    }
 
 
-def create_run_folder(config: TrainConfig) -> Path:
-    """Make the folder and write the resolved configuration into it. Raises ``StorageError`` when the disk refuses."""
+@contextmanager
+def run_folder(config: TrainConfig) -> Iterator[Path]:
+    """The folder of the run, made if need be, held by this process alone, its resolved configuration in it.
+
+    Raises ``StorageError`` when the disk refuses, and ``ConfigError`` when another process trains in it.
+    """
     run = Path(config.out)
-    try:
+    with _reported(run):
         run.mkdir(parents=True, exist_ok=True)
-        partial = run / f"{CONFIG_NAME}.partial"
-        partial.write_text(tomli_w.dumps(config.to_mapping()), encoding="utf-8")
-        partial.replace(run / CONFIG_NAME)
+        try:
+            lock = FolderLock(run)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another process is training in {str(run)!r}; wait for it, or choose another --out"
+            ) from None
+    try:
+        with _reported(run):
+            partial = run / f"{CONFIG_NAME}.partial"
+            with partial.open("w", encoding="utf-8") as file:
+                file.write(tomli_w.dumps(config.to_mapping()))
+                file.flush()
+                os.fsync(file.fileno())  # without it no checkpoint of the run could be resumed
+            partial.replace(run / CONFIG_NAME)
+        yield run
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _reported(run: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise StorageError(f"cannot write in {str(run)!r}: {error.strerror}; choose another --out") from error
-    return run

@@ -1,6 +1,9 @@
-"""A sample of the model's writing while it trains."""
+"""Samples of the model's writing while it trains: ``RUN/samples.txt``."""
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +14,25 @@ from gptwo.model import GPT2
 from gptwo.tokenizer import Tokenizer
 
 _POLICY = SamplingPolicy(temperature=0.8, top_k=200, seed=0)
+
+
+_HEADING = re.compile(r"^=== step (\d+), ", flags=re.MULTILINE)
+
+
+def append_sample(path: Path, step: int, loss: float, sample: str) -> None:
+    """One more sample at the end of the file. Raises ``OSError`` when the disk refuses."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"=== step {step}, validation loss {loss:.4f}\n{sample}\n\n")
+
+
+def trim_samples(path: Path, last_step: int) -> None:
+    """Cut off the samples of steps after ``last_step``, which a resumed run writes again. ``OSError`` as above."""
+    if not path.exists():
+        return
+    text = path.read_text(encoding="utf-8", errors="replace")
+    later = [match.start() for match in _HEADING.finditer(text) if int(match[1]) > last_step]
+    if later:
+        path.write_text(text[: later[0]], encoding="utf-8")
 
 
 def sample_text(model: GPT2, tokenizer: Tokenizer, prompt: str, tokens: int) -> str:

@@ -10,18 +10,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gptwo.base.errors import ConfigError, DataError
+from gptwo.base.errors import ConfigError, DataError, TokenizerError
 from gptwo.checkpoint.released_config import read_config
 from gptwo.checkpoint.resolve import resolve_model
 from gptwo.checkpoint.weights import load_weights
 from gptwo.config import PRESETS, GPT2Config, TrainConfig
 from gptwo.data import TokenData
 from gptwo.model import GPT2, build_model
+from gptwo.tokenizer import Tokenizer
 from gptwo.train.micro_batch import derive_micro_batch, free_bytes, sequences_per_step, total_bytes
 from gptwo.train.step import LossSum
 
 
-def build_or_load(config: TrainConfig, start: Path | None, *, vocab_size: int, device: torch.device) -> GPT2:
+def build_or_load(
+    config: TrainConfig, start: Path | None, *, tokenizer: Tokenizer, device: torch.device
+) -> GPT2:
     """The model of the run's checkpoint ``start``, else of the checkpoint that ``model`` names, else a fresh one.
 
     A fresh model takes the vocabulary of its data. Raises ``DataError`` when a loaded one has another vocabulary, and
@@ -30,16 +33,13 @@ def build_or_load(config: TrainConfig, start: Path | None, *, vocab_size: int, d
     changes = config.model_changes()
     checkpointing = config.checkpoint_activations
     if start is None and config.model in PRESETS:
-        shape = replace_shape(PRESETS[config.model], {**changes, "vocab_size": vocab_size})
+        shape = replace_shape(PRESETS[config.model], {**changes, "vocab_size": tokenizer.vocab_size})
         require_memory(shape, device)
         return build_model(shape, seed=config.seed, device=device, checkpoint_activations=checkpointing)
     folder = start or resolve_model(config.model)
     stored = read_config(folder)
-    if stored.vocab_size != vocab_size:
-        raise DataError(
-            f"the model {str(folder)!r} has a vocabulary of {stored.vocab_size} tokens and the data {config.data!r} "
-            f"one of {vocab_size}; prepare the text again with --tokenizer {folder}"
-        )
+    if start is None:
+        _require_same_vocabulary(folder, stored, tokenizer, data=config.data)
     for name in ("n_layer", "n_head", "n_embd", "context"):
         if changes.get(name, getattr(stored, name)) != getattr(stored, name):
             raise ConfigError(
@@ -50,6 +50,19 @@ def build_or_load(config: TrainConfig, start: Path | None, *, vocab_size: int, d
     model = GPT2(shape, device="meta", checkpoint_activations=checkpointing)
     model.load_state_dict(load_weights(folder, device=device, dtype=torch.float32), assign=True)
     return model
+
+
+def _require_same_vocabulary(folder: Path, stored: GPT2Config, tokenizer: Tokenizer, *, data: str) -> None:
+    """The model's ids must mean what the data's mean. Its embedding may have more rows than tokens: padding."""
+    try:
+        same = Tokenizer.load(folder).vocabulary == tokenizer.vocabulary
+    except TokenizerError:  # a folder without a tokenizer: its size is all that can be compared
+        same = stored.vocab_size == tokenizer.vocab_size
+    if not same or stored.vocab_size < tokenizer.vocab_size:
+        raise DataError(
+            f"the model {str(folder)!r} has a vocabulary of {stored.vocab_size} tokens and the data {data!r} another "
+            f"one of {tokenizer.vocab_size}; prepare the text again with --tokenizer {folder}"
+        )
 
 
 def require_memory(shape: GPT2Config, device: torch.device) -> None:

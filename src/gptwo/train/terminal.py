@@ -60,7 +60,9 @@ class TerminalObserver:
 
     def saved(self, step: int, checkpoint: Path) -> None:
         if step < self._steps and not self._console.is_terminal:
-            self._console.print(f"step {step}  saved {checkpoint}", highlight=False, soft_wrap=True)
+            self._console.print(
+                f"step {step}  saved {checkpoint}", highlight=False, markup=False, soft_wrap=True
+            )
 
     def evaluated(self, step: int, evaluation: Evaluation, sample: str) -> None:
         self._console.print(
@@ -72,6 +74,9 @@ class TerminalObserver:
             self._console.print(
                 Panel(Text(sample.strip("\n")), title=f"sample at step {step}", title_align="left")
             )
+
+    def warned(self, message: str) -> None:
+        self._console.print(f"warning: {message}", highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Take the bar away, however the run ended."""

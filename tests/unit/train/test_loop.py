@@ -12,14 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gptwo.base.errors import CheckpointError, ConfigError, DataError, StorageError
+from gptwo.base.errors import CheckpointError, ConfigError, DataError, DivergedError, StorageError
+from gptwo.checkpoint.released_config import read_config
 from gptwo.checkpoint.runs import checkpoint_path, list_checkpoints, newest_whole
 from gptwo.config import TrainConfig
 from gptwo.data import prepare
+from gptwo.tokenizer import Tokenizer
 from gptwo.train.evaluate import Evaluation
 from gptwo.train.loop import train
 from gptwo.train.metrics import MetricsLog, read_metrics
-from gptwo.train.observer import Silent
+from gptwo.train.observer import RunStart, Silent, StepReport
 from gptwo.train.run_folder import read_toml, resumed_settings
 
 Build = Callable[..., TrainConfig]
@@ -151,7 +153,7 @@ def test_a_model_of_another_vocabulary_is_named(tiny: Build, tmp_path: Path) -> 
     prepare([str(tmp_path / "text.txt")], tokenizer="char", out=tmp_path / "chars")
     config = tiny(model=str(tmp_path / "run"), data=str(tmp_path / "chars"), out=str(tmp_path / "next"))
     with pytest.raises(
-        DataError, match=r"has a vocabulary of 257 tokens and the data .* one of \d+; prepare"
+        DataError, match=r"has a vocabulary of 257 tokens and the data .* another one of \d+; prepare"
     ):
         train(config)
 
@@ -197,6 +199,12 @@ def test_resumed_settings_keep_what_decides_the_weights(tiny: Build, tmp_path: P
     train(tiny(steps=1))
     out = str(tmp_path / "run")
     assert resumed_settings(out, {"steps": 9, "device": "cpu"})["steps"] == 9
+    assert resumed_settings(out, {"dtype": "auto"})["dtype"] == "fp32", (
+        "auto is what it was when the run began"
+    )
+    assert resumed_settings(out, {"data": "moved"})["data"] == "moved", (
+        "that it is the same is checked by its tokens"
+    )
     with pytest.raises(ConfigError, match=r"--lr 0.5 differs from this run's 0.001"):
         resumed_settings(out, {"lr": 0.5})
     with pytest.raises(ConfigError, match="there is no run to resume"):
@@ -211,11 +219,12 @@ def test_activation_checkpointing_changes_memory_and_not_the_run(tiny: Build, tm
         assert torch.equal(other[name], tensor), name
 
 
-def test_metrics_survive_a_line_that_a_kill_cut_short(tmp_path: Path) -> None:
+def test_metrics_survive_damaged_lines_and_one_that_a_kill_cut_short(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo', encoding="utf-8")
+    damaged = b'{"step": 1, "loss": 2.0}\n{"a": 1}\n\xff\xfe\n[2]\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo'
+    path.write_bytes(damaged)
     assert [r["step"] for r in read_metrics(path)] == [1, 2]
-    log = MetricsLog(path, resume_step=1)
+    log = MetricsLog(path, first_step=1)
     log.append({"step": 2, "loss": 1.5})
     assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == [
         {"step": 1, "loss": 2.0},
@@ -232,3 +241,116 @@ def test_tensorboard_gets_the_same_figures(tiny: Build, tmp_path: Path) -> None:
     events = reader.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     logged = [r["loss"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in r]
     assert [event.value for event in events.Scalars("loss")] == pytest.approx(logged, rel=1e-6)
+
+
+def test_a_run_killed_before_its_first_save_leaves_nothing_in_the_next_ones_log(
+    tiny: Build, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text(
+        '{"step": 1, "loss": 9.0}\n{"step": 99, "loss": 9.0}\n', encoding="utf-8"
+    )
+    (run / "samples.txt").write_text("=== step 3, validation loss 9.0000\nold\n\n", encoding="utf-8")
+    train(tiny(steps=3))
+    assert [r["step"] for r in read_metrics(run / "metrics.jsonl") if "loss" in r] == [1, 2, 3]
+    assert (run / "samples.txt").read_text(encoding="utf-8").count("=== step") == 1
+
+
+def test_samples_after_a_resume_stand_once(tiny: Build, tmp_path: Path) -> None:
+    class StopAtStep4(Silent):
+        def stepped(self, report: StepReport) -> None:
+            if report.step == 4:
+                raise _PowerCut
+
+    with pytest.raises(_PowerCut):
+        train(tiny(eval_every=1, save_every=2), observer=StopAtStep4())
+    train(tiny(eval_every=1, save_every=2), resume=True)
+    headings = [
+        line.split(",")[0]
+        for line in (tmp_path / "run" / "samples.txt").read_text(encoding="utf-8").splitlines()
+        if line.startswith("=== ")
+    ]
+    assert headings == [f"=== step {step}" for step in range(1, 7)]
+
+
+@pytest.mark.parametrize("name", ["loss.png", "samples.txt"])
+def test_what_only_decorates_a_run_may_fail_and_the_run_goes_on(
+    tiny: Build, tmp_path: Path, name: str
+) -> None:
+    warnings: list[str] = []
+
+    class Listen(Silent):
+        def warned(self, message: str) -> None:
+            warnings.append(message)
+
+    (tmp_path / "run" / name).mkdir(parents=True)
+    assert train(tiny(), observer=Listen()).step == 6
+    assert warnings
+    assert all(name in warning and "the run goes on" in warning for warning in warnings)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_kept(tiny: Build, tmp_path: Path) -> None:
+    train(tiny(steps=2))
+    run = tmp_path / "run"
+    for path in list_checkpoints(run):
+        (path / "model.safetensors").write_bytes(b"cut short")
+    log = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match="holds a run already"):
+        train(tiny(steps=2))
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole"):
+        train(tiny(steps=2), resume=True)
+    assert (run / "metrics.jsonl").read_bytes() == log
+
+
+def test_a_run_that_diverges_ends_in_one_line_and_saves_nothing_poisoned(tiny: Build, tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match=r"no longer finite numbers after step \d.*--lr"):
+        train(tiny(lr=1e30, grad_clip=0.0, warmup_steps=0, sample_tokens=0))
+    for checkpoint in list_checkpoints(tmp_path / "run"):
+        for name, tensor in load_file(checkpoint / "model.safetensors").items():
+            assert torch.isfinite(tensor).all(), f"{name} of {checkpoint.name}"
+    for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_two_processes_do_not_train_in_one_folder(tiny: Build, tmp_path: Path) -> None:
+    class Intrude(Silent):
+        def started(self, start: RunStart) -> None:
+            with pytest.raises(ConfigError, match="another process is training in"):
+                train(tiny())
+
+    assert train(tiny(), observer=Intrude()).step == 6, "the first one is not disturbed"
+    assert train(tiny(), resume=True).step == 6, "the lock ends with the run"
+
+
+def test_a_padded_embedding_trains_on(tiny: Build, tmp_path: Path) -> None:
+    """More rows than tokens, as released models pad them: the ids mean the same, so it is no mismatch."""
+    from transformers import GPT2Config as ReleasedConfig
+    from transformers import GPT2LMHeadModel
+
+    data = Path(tiny().data)
+    released = ReleasedConfig(n_layer=2, n_head=2, n_embd=16, n_positions=16, vocab_size=320)
+    GPT2LMHeadModel(released).save_pretrained(tmp_path / "padded")
+    Tokenizer.load(data).save(tmp_path / "padded")
+    result = train(tiny(model=str(tmp_path / "padded")))
+    assert read_config(result.checkpoint).vocab_size == 320
+
+
+def test_equal_sizes_of_other_vocabularies_are_a_mismatch(tiny: Build, tmp_path: Path) -> None:
+    for name, letters in (("one", "abcd "), ("two", "efgh ")):
+        (tmp_path / f"{name}.txt").write_text(letters * 400, encoding="utf-8")
+        prepare([str(tmp_path / f"{name}.txt")], tokenizer="char", out=tmp_path / name)
+    first = train(tiny(data=str(tmp_path / "one"), steps=1, sample_tokens=0))
+    config = tiny(
+        data=str(tmp_path / "two"), model=str(first.run), out=str(tmp_path / "next"), sample_tokens=0
+    )
+    with pytest.raises(
+        DataError, match=r"has a vocabulary of 6 tokens and the data .* another one of 6; prepare"
+    ):
+        train(config)
+
+
+def test_resume_needs_steps_that_lie_ahead(tiny: Build) -> None:
+    train(tiny(steps=3))
+    with pytest.raises(ConfigError, match="steps=2 is before step 3"):
+        train(tiny(steps=2), resume=True)
