@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gptwo.base.device import resolve_device
-from gptwo.base.errors import CheckpointError, ConfigError, DataError, DivergedError, TokenizerError
-from gptwo.checkpoint.runs import checkpoint_path, holds_checkpoints, newest_whole, prune
+from gptwo.base.errors import ConfigError, DataError, DivergedError
+from gptwo.checkpoint.runs import checkpoint_path, newest_whole, prune
 from gptwo.checkpoint.store import TrainingState, load_training_state, save_checkpoint
 from gptwo.config import TrainConfig
 from gptwo.data import TokenData, TokenOrder, batch
 from gptwo.tokenizer import Tokenizer
 from gptwo.train.evaluate import Evaluation, evaluate, require_something_to_predict
 from gptwo.train.interrupt import StopRequest
+from gptwo.train.interval import Interval
 from gptwo.train.metrics import MetricsLog
 from gptwo.train.micro_batch import sequences_per_step
 from gptwo.train.observer import Observer, RunStart, Silent, StepReport
 from gptwo.train.optimizer import build_adamw, optimizer_tensors, restore_optimizer
 from gptwo.train.plot import plot_loss
-from gptwo.train.run_folder import METRICS_NAME, PLOT_NAME, SAMPLES_NAME, run_folder
-from gptwo.train.sample import append_sample, sample_text, trim_samples
+from gptwo.train.run_folder import METRICS_NAME, PLOT_NAME, SAMPLES_NAME, run_folder, starting_point
+from gptwo.train.sample import append_sample, sample_text, trim_samples, with_possible_prompt
 from gptwo.train.schedule import learning_rate
 from gptwo.train.setup import build_or_load, data_identity, loss_function, resolve_for_machine
 from gptwo.train.step import StepResult, optimizer_step, seed_step
@@ -56,44 +56,11 @@ def train(config: TrainConfig, *, resume: bool = False, observer: Observer | Non
     return TrainingRun(config, resume=resume, observer=observer or Silent()).run()
 
 
-class _Interval:
-    """Figures of the steps since the last line of the log; time spent saving and evaluating is not theirs.
-
-    A checkpoint keeps them, so that a line whose steps were interrupted is still the mean over all of them.
-    """
-
-    def __init__(self, kept: Mapping[str, list[float]] | None = None) -> None:
-        self._losses = [torch.tensor(value) for value in kept["losses"]] if kept else []
-        self._gradient_norms = [torch.tensor(value) for value in kept["gradient_norms"]] if kept else []
-        self.seconds = 0.0
-        self.timed_steps = 0
-
-    def add(self, result: StepResult, seconds: float) -> None:
-        # Tensors, not numbers: reading a number would make the host wait for the device at every step.
-        self._losses.append(result.loss)
-        self._gradient_norms.append(result.gradient_norm)
-        self.seconds += seconds
-        self.timed_steps += 1
-
-    def to_json(self) -> dict[str, list[float]]:
-        return {"losses": _floats(self._losses), "gradient_norms": _floats(self._gradient_norms)}
-
-    def mean_loss(self) -> float:
-        return fmean(_floats(self._losses))
-
-    def mean_gradient_norm(self) -> float:
-        return fmean(_floats(self._gradient_norms))
-
-
-def _floats(scalars: list[Tensor]) -> list[float]:
-    return [float(scalar) for scalar in scalars]
-
-
 class TrainingRun:
     """One run: its data, model, optimizer and step. ``run`` does the work."""
 
     def __init__(self, config: TrainConfig, *, resume: bool, observer: Observer) -> None:
-        start = _starting_point(Path(config.out), resume=resume)
+        start = starting_point(Path(config.out), resume=resume)
         self._observer = observer
         self._device = resolve_device(config.device)
         self._data = TokenData.open(Path(config.data), "train")
@@ -101,7 +68,7 @@ class TrainingRun:
         require_something_to_predict(self._val_data)
         self._data_identity = data_identity(self._data)
         self._tokenizer = Tokenizer.load(Path(config.data))
-        config = _with_possible_prompt(config, self._tokenizer)
+        config = with_possible_prompt(config, self._tokenizer)
         self._model = build_or_load(config, start, tokenizer=self._tokenizer, device=self._device).train()
         self._config = config = resolve_for_machine(config, self._model)
         self._optimizer = build_adamw(self._model, config)
@@ -110,7 +77,7 @@ class TrainingRun:
         self._sequences = sequences_per_step(config.batch_tokens, context)
         self._order = TokenOrder(self._data.tokens, context, self._sequences, config.seed)
         self._step = 0
-        self._interval = _Interval()
+        self._interval = Interval()
         if start is not None:
             self._restore(start)
         self._folder = Path(config.out)
@@ -145,7 +112,7 @@ class TrainingRun:
                 self._interval.add(result, time.perf_counter() - began)
                 if logs:
                     self._log(self._interval)
-                    self._interval = _Interval()
+                    self._interval = Interval()
                 if last or self._step % config.save_every == 0 or stop.signal_name:
                     self._save()
                 if (last or self._step % config.eval_every == 0) and not stop.signal_name:
@@ -199,7 +166,7 @@ class TrainingRun:
             return tensor.pin_memory().to(self._device, non_blocking=True)
         return tensor.to(self._device)
 
-    def _log(self, interval: _Interval) -> None:
+    def _log(self, interval: Interval) -> None:
         config = self._config
         tokens_per_s = interval.timed_steps * config.batch_tokens / interval.seconds
         report = StepReport(
@@ -246,7 +213,7 @@ class TrainingRun:
                 f"steps={self._config.steps} is before step {state.step}, where the run stands; expected at least that"
             )
         self._step = state.step
-        self._interval = _Interval(state.info.get("unlogged"))
+        self._interval = Interval(state.info.get("unlogged"))
 
     def _evaluate(self) -> None:
         config = self._config
@@ -286,30 +253,3 @@ class TrainingRun:
         last = newest_whole(self._folder)
         remedy = f"train on from {last} with --model and a lower --lr" if last else "choose a lower --lr"
         raise DivergedError(f"loss or weights are no longer finite numbers after step {self._step}; {remedy}")
-
-
-def _with_possible_prompt(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
-    """Refuses a sample prompt that the tokenizer cannot read now, and not at the first evaluation, hours later.
-
-    The default one, a new line, is left out when a character tokenizer's text has none.
-    """
-    try:
-        if config.sample_tokens:
-            tokenizer.encode(config.sample_prompt)
-    except TokenizerError as error:
-        if config.sample_prompt == TrainConfig.sample_prompt:
-            return replace(config, sample_prompt="")
-        raise ConfigError(f"sample_prompt={config.sample_prompt!r}: {error}") from error
-    return config
-
-
-def _starting_point(run: Path, *, resume: bool) -> Path | None:
-    """The checkpoint to go on from; None for a fresh start. An existing run is neither lost nor silently begun anew."""
-    if not holds_checkpoints(run):
-        return None
-    if not resume:
-        raise ConfigError(f"{str(run)!r} holds a run already; add --resume to go on, or choose another --out")
-    newest = newest_whole(run)
-    if newest is None:
-        raise CheckpointError(f"no checkpoint in {str(run)!r} is whole; start a new run with another --out")
-    return newest

@@ -11,9 +11,9 @@ from typing import Any
 
 import tomli_w
 
-from gptwo.base.errors import ConfigError, StorageError
+from gptwo.base.errors import CheckpointError, ConfigError, StorageError
 from gptwo.base.lock import FolderLock
-from gptwo.checkpoint.runs import holds_checkpoints
+from gptwo.checkpoint.runs import holds_checkpoints, newest_whole
 from gptwo.config import TrainConfig
 
 CONFIG_NAME = "config.toml"
@@ -67,6 +67,18 @@ def resumed_settings(out: str, flags: Mapping[str, Any]) -> dict[str, Any]:
         **settings,
         **{name: value for name, value in flags.items() if value != "auto" or name == "device"},
     }
+
+
+def starting_point(run: Path, *, resume: bool) -> Path | None:
+    """The checkpoint to go on from; None for a fresh start. An existing run is neither lost nor silently begun anew."""
+    if not holds_checkpoints(run):
+        return None
+    if not resume:
+        raise ConfigError(f"{str(run)!r} holds a run already; add --resume to go on, or choose another --out")
+    newest = newest_whole(run)
+    if newest is None:
+        raise CheckpointError(f"no checkpoint in {str(run)!r} is whole; start a new run with another --out")
+    return newest
 
 
 @contextmanager

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from gptwo.base.errors import ConfigError, TokenizerError
+from gptwo.config import TrainConfig
 from gptwo.infer.generate import Task, write
 from gptwo.infer.sampling import SamplingPolicy
 from gptwo.infer.torch_engine import TorchEngine
@@ -49,3 +52,18 @@ def sample_text(model: GPT2, tokenizer: Tokenizer, prompt: str, tokens: int) -> 
     pieces = [piece for _, piece in write(TorchEngine(model, device=device), tokenizer, task)]
     model.train(was_training)
     return prompt + "".join(pieces)
+
+
+def with_possible_prompt(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
+    """Refuses a sample prompt that the tokenizer cannot read now, and not at the first evaluation, hours later.
+
+    The default one, a new line, is left out when a character tokenizer's text has none.
+    """
+    try:
+        if config.sample_tokens:
+            tokenizer.encode(config.sample_prompt)
+    except TokenizerError as error:
+        if config.sample_prompt == TrainConfig.sample_prompt:
+            return replace(config, sample_prompt="")
+        raise ConfigError(f"sample_prompt={config.sample_prompt!r}: {error}") from error
+    return config
