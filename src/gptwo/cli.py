@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import sys
@@ -32,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # GNU OpenMP's threads spin while they wait for each other, long enough that a second busy process on the same cores
     # slows both tenfold. A short spin costs nothing on a quiet machine. Read when torch loads it; the user's own wins.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a character is told its number: no reason to end.
+            stream.reconfigure(errors="backslashreplace")
     parsed = build_parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = parsed.command
     try:
