@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 
 install: $(VENV)/.installed
 
-# torch first and pinned: any looser request for it fetches a CUDA build of several gigabytes.
+# torch first and pinned: any looser request may fetch a newer build, on Linux with several gigabytes of CUDA. Where pip
+# is told of an index with CPU builds (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS), it takes torch from there.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"gptwo needs Python 3.11 or newer, not {sys.version.split()[0]}; try: make PYTHON=python3.11")'
 	@echo "installing into $(VENV); this takes a minute or two"

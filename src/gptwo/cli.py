@@ -187,6 +187,14 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_prepare)
 
 
+def _tokenizer_of(name: str) -> str:
+    """A run stands for the tokenizer of its checkpoints; every other name is the tokenizer room's to read."""
+    from gptwo.checkpoint.resolve import resolve_model
+    from gptwo.checkpoint.runs import is_run
+
+    return str(resolve_model(name)) if is_run(Path(name)) else name
+
+
 def _prepare(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
@@ -196,7 +204,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
     with PrepareBar(Console(stderr=True)) as bar:
         index = prepare(
             arguments.text,
-            tokenizer=arguments.tokenizer,
+            tokenizer=_tokenizer_of(arguments.tokenizer),
             out=Path(arguments.out),
             vocab_size=arguments.vocab_size,
             val_fraction=arguments.val_fraction,

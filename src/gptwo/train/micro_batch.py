@@ -1,4 +1,8 @@
-"""How a step's sequences are cut into micro-batches that fit the free memory. The loss does not depend on it."""
+"""How a step's sequences are cut into micro-batches that fit the free memory.
+
+Without dropout the loss does not depend on the cut. With it, another cut draws other values to drop, which is why a
+run keeps its own.
+"""
 
 from __future__ import annotations
 
