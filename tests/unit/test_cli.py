@@ -72,6 +72,15 @@ def test_prepare_reads_standard_input(tmp_path: Path) -> None:
     assert (tmp_path / "data" / "index.json").exists()
 
 
+def test_prepare_takes_the_tokenizer_of_a_run(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("The quick brown fox. " * 30, encoding="utf-8")
+    run = made / "chars" / "run"
+    done("prepare", tmp_path / "text.txt", "--tokenizer", run, "--out", tmp_path / "data")
+    of_data = json.loads((tmp_path / "data" / "index.json").read_text(encoding="utf-8"))["tokenizer"]
+    of_run = json.loads((made / "chars" / "data" / "index.json").read_text(encoding="utf-8"))["tokenizer"]
+    assert of_data["sha256"] == of_run["sha256"]
+
+
 def test_train_keeps_figures_on_standard_error_and_the_result_on_standard_output(
     made: Path, tmp_path: Path
 ) -> None:
