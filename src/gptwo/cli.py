@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import os
+import shlex
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -227,7 +228,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
             print(f"skipped: {count} {what}")
     if index.split_notice:
         print(f"note: {index.split_notice}", file=sys.stderr)
-    print(f"train on it: gptwo train --data {index.folder} --out runs/mine")
+    print(f"train on it: gptwo train --data {shlex.quote(str(index.folder))} --out runs/mine")
     return 0
 
 
@@ -294,14 +295,15 @@ def _train(arguments: argparse.Namespace) -> int:
                 "evaluation": dataclasses.asdict(result.evaluation) if result.evaluation else None,
             }
         )
+    run = shlex.quote(str(result.run))
     if result.stopped_by:
         print(
-            f"{result.stopped_by}: saved step {result.step}; go on with: gptwo train --out {result.run} --resume",
+            f"{result.stopped_by}: saved step {result.step}; go on with: gptwo train --out {run} --resume",
             file=sys.stderr,
         )
         return INTERRUPTED
     if not arguments.json:
-        print(f"{result.checkpoint}\nwrite with it: gptwo generate {result.run} --prompt TEXT")
+        print(f"{result.checkpoint}\nwrite with it: gptwo generate {run} --prompt TEXT")
     return 0
 
 

@@ -80,6 +80,7 @@ class DemoResult:
     def summary(self) -> str:
         """What was made, how good it is, where it lies, and the two commands to try next."""
         command = _command_name()
+        run, data = shlex.quote(str(self.run)), shlex.quote(str(self.data))
         rows = [
             ("this model", self.evaluation.nats_per_byte),
             ("lzma", self.baselines.lzma),
@@ -94,8 +95,8 @@ class DemoResult:
             f"The model, which transformers loads too: {self.checkpoint}\n"
             f"Log, loss curve and samples: {self.run}/metrics.jsonl, loss.png, samples.txt\n"
             f"Made in {duration(self.seconds)}. Try next:\n"
-            f"  {command} generate {self.run} --prompt {shlex.quote(self.prompt)} --temperature 0.8\n"
-            f"  {command} train --data {self.data} --model micro --steps 3000 --out runs/longer"
+            f"  {command} generate {run} --prompt {shlex.quote(self.prompt)} --temperature 0.8\n"
+            f"  {command} train --data {data} --model micro --steps 3000 --out runs/longer"
         )
 
 
@@ -134,14 +135,15 @@ def run_demo(
         device=place,
         prompt="class" if text is None else _first_word(index),
     )
-    console.print(f"{size:,} bytes of text from {source}", highlight=False, soft_wrap=not console.is_terminal)
+    console.print(f"{size:,} bytes of text from {source}", highlight=False, markup=False, soft_wrap=True)
     observer = TerminalObserver(console, show_samples=True)
     try:
         result = train(config, observer=observer)
     finally:
         observer.close()
     if result.stopped_by or result.evaluation is None:
-        console.print(f"saved step {result.step}; go on with: {_command_name()} train --out {out} --resume")
+        again = f"{_command_name()} train --out {shlex.quote(str(out))} --resume"
+        console.print(f"saved step {result.step}; go on with: {again}", markup=False, soft_wrap=True)
         raise KeyboardInterrupt
     model = api.load(out, device=device)
     prompt = config.sample_prompt
@@ -201,7 +203,8 @@ def _bytes_of(sources: list[str]) -> int:
 
 def _first_word(index: DataIndex) -> str:
     """Something that the user's text is sure to know how to go on from."""
-    words = split_text(index, "train", max_bytes=400).decode("utf-8", errors="ignore").split()
+    text = split_text(index, "train", max_bytes=400).decode("utf-8", errors="ignore")
+    words = [word for word in text.split() if not word.startswith("-")]  # which a command would take for a flag
     return words[0][:16] if words else "\n"  # a language without spaces has very long "words"
 
 

@@ -31,7 +31,8 @@ def plot_loss(metrics: Path, target: Path, *, title: str) -> None:
             xytext=(0, -14),
             ha="right",
         )
-    axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
+    axes.set(xlabel="step", ylabel="loss (nats per token)")
+    axes.set_title(title, parse_math=False)  # a folder may be called $x^$
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
