@@ -133,7 +133,7 @@ def run_demo(
         seconds=60 * minutes,
         seed=seed,
         device=place,
-        prompt="class" if text is None else _first_word(index),
+        prompt="class Queue" if text is None else _first_word(index),
     )
     console.print(f"{size:,} bytes of text from {source}", highlight=False, markup=False, soft_wrap=True)
     observer = TerminalObserver(console, show_samples=True)
