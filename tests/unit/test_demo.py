@@ -116,7 +116,7 @@ def test_nothing_is_overwritten(english: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_of_vietnamese_texts(tmp_path: Path) -> None:
-    folder = tmp_path / "truyện [1]"
+    folder = tmp_path / "truyện [bold]"
     (folder / "phần hai").mkdir(parents=True)
     for number in range(8):
         place = folder / ("phần hai" if number % 2 else "") / f"{number}.txt"
