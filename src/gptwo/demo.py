@@ -204,7 +204,8 @@ def _bytes_of(sources: list[str]) -> int:
 def _first_word(index: DataIndex) -> str:
     """Something that the user's text is sure to know how to go on from."""
     text = split_text(index, "train", max_bytes=400).decode("utf-8", errors="ignore")
-    words = [word for word in text.split() if not word.startswith("-")]  # which a command would take for a flag
+    # A command would take a word that begins with - for a flag.
+    words = [word for word in text.split() if not word.startswith("-")]
     return words[0][:16] if words else "\n"  # a language without spaces has very long "words"
 
 
