@@ -346,7 +346,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "--stream",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="print text as it comes (one text, no --json)",
+        help="print text as it comes: the default, for one text without --json",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     parser.add_argument("--dtype", help="fp32, bf16, fp16 or fp64 (default: as stored)")
