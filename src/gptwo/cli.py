@@ -38,9 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that cannot show a character is told its number: no reason to end.
             stream.reconfigure(errors="backslashreplace")
-    parsed = build_parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = parsed.command
     try:
+        try:
+            parsed = build_parser().parse_args(arguments)
+        finally:
+            # --help ends the process here: a reader who has gone must show now, not in Python's own last flush.
+            sys.stdout.flush()
+        command: Callable[[argparse.Namespace], int] = parsed.command
         code = command(parsed)
         sys.stdout.flush()
         return code
