@@ -198,7 +198,7 @@ class TrainConfig:
         """The settings that are not None, ready for TOML; ``from_mapping`` is the inverse."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
-    def model_changes(self) -> dict[str, int | float]:
+    def model_changes(self) -> dict[str, Any]:
         """The fields of ``GPT2Config`` that this run sets itself."""
         names = ("n_layer", "n_head", "n_embd", "context", "dropout")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}

@@ -121,9 +121,11 @@ def cost_table(config: GPT2Config, *, tokens: int | None = None, bytes_per_value
 
 
 def parameter_count(config: GPT2Config, *, tied: bool = True) -> int:
-    """Trainable values; ``tied=False`` counts the head as a second V×D matrix (paper §6)."""
-    count = sum(row.parameters for row in parameter_rows(config))
-    return count if tied else count + config.vocab_size * config.n_embd
+    """Trainable values: (V + C + 2)·D + L·(4D² + 2DF + 9D + F); ``tied=False`` adds the head's own V·D (paper §6)."""
+    D, F, V = config.n_embd, config.mlp_width, config.vocab_size
+    block = 4 * D * D + 2 * D * F + 9 * D + F
+    count = (V + config.context + 2) * D + config.n_layer * block
+    return count if tied else count + V * D
 
 
 def forward_flops(

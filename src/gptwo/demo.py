@@ -9,7 +9,7 @@ import statistics
 import sys
 import sysconfig
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from gptwo.train.baselines import bigram_nats_per_byte, lzma_nats_per_byte, zlib
 from gptwo.train.evaluate import Evaluation
 from gptwo.train.loop import train
 from gptwo.train.optimizer import build_adamw
-from gptwo.train.setup import replace_shape
+from gptwo.train.setup import loss_function
 from gptwo.train.step import optimizer_step
 from gptwo.train.terminal import TerminalObserver, duration
 
@@ -232,7 +232,7 @@ def _recipe(
         raise DataError(
             f"the text has {tokens} tokens to learn from; expected at least {_SHAPE.context + 1}: give more text"
         )
-    shape = replace_shape(_SHAPE, {"vocab_size": index.tokenizer.vocab_size})
+    shape = replace(_SHAPE, vocab_size=index.tokenizer.vocab_size)
     affordable = int(seconds / _seconds_per_step(shape, device))
     steps = max(10, min(affordable, _MOST_PASSES * tokens // _BATCH_TOKENS))
     repeated = steps * _BATCH_TOKENS > 2 * tokens
@@ -260,6 +260,7 @@ def _seconds_per_step(shape: GPT2Config, device: torch.device) -> float:
     """Median of a few steps on random tokens, after one that warms up."""
     model = build_model(shape, seed=0, device=device).train()
     optimizer = build_adamw(model, TrainConfig(data="", out=""))
+    loss_sum = loss_function(model, compile_step=False)
     sequences = _BATCH_TOKENS // _SHAPE.context
     tokens = torch.randint(shape.vocab_size, (sequences, _SHAPE.context), device=device)
     seconds = []
@@ -267,7 +268,7 @@ def _seconds_per_step(shape: GPT2Config, device: torch.device) -> float:
         began = time.perf_counter()
         result = optimizer_step(
             model,
-            lambda x, y: model.loss(x, y, reduction="sum"),
+            loss_sum,
             optimizer,
             [(tokens, tokens)],
             predicted_tokens=_BATCH_TOKENS,

@@ -88,7 +88,7 @@ class TrainingRun:
         """All steps that are left, unless a signal asks to stop. Until here nothing has been written."""
         with run_folder(self._config) as self._folder:
             self._metrics = MetricsLog(self._folder / METRICS_NAME, first_step=self._step)
-            self._ornament("samples.txt", lambda: trim_samples(self._folder / SAMPLES_NAME, self._step))
+            self._ornament(SAMPLES_NAME, lambda: trim_samples(self._folder / SAMPLES_NAME, self._step))
             self._tracker = open_tracker(self._config.track, self._folder)
             try:
                 return self._run()

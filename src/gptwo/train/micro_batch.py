@@ -15,6 +15,8 @@ from gptwo.costs import parameter_count
 
 # Of the free memory, what a step's activations may take; the rest is for fragmentation and other programs.
 _SHARE = 0.5
+# In fp32: weights, gradients and AdamW's two moments.
+TRAINING_BYTES_PER_PARAMETER = 16
 
 
 def sequences_per_step(batch_tokens: int, context: int) -> int:
@@ -60,10 +62,10 @@ def derive_micro_batch(
 ) -> int:
     """The largest even cut of ``sequences`` whose activations fit in half of the free memory; at least 1.
 
-    Weights, gradients and AdamW's two moments, 16 bytes a parameter in fp32, are taken off first.
+    What every parameter takes beside them is taken off first.
     """
     each = activation_bytes(config, checkpoint_activations=checkpoint_activations)
-    for_activations = _SHARE * (available_bytes - 16 * parameter_count(config))
+    for_activations = _SHARE * (available_bytes - TRAINING_BYTES_PER_PARAMETER * parameter_count(config))
     fits = max(1, int(for_activations) // each)
     pieces = -(-sequences // min(fits, sequences))
     return -(-sequences // pieces)

@@ -15,10 +15,17 @@ from gptwo.checkpoint.released_config import read_config
 from gptwo.checkpoint.resolve import resolve_model
 from gptwo.checkpoint.weights import load_weights
 from gptwo.config import PRESETS, GPT2Config, TrainConfig
+from gptwo.costs import parameter_count
 from gptwo.data import TokenData
 from gptwo.model import GPT2, build_model
 from gptwo.tokenizer import Tokenizer
-from gptwo.train.micro_batch import derive_micro_batch, free_bytes, sequences_per_step, total_bytes
+from gptwo.train.micro_batch import (
+    TRAINING_BYTES_PER_PARAMETER,
+    derive_micro_batch,
+    free_bytes,
+    sequences_per_step,
+    total_bytes,
+)
 from gptwo.train.step import LossSum
 
 
@@ -33,7 +40,7 @@ def build_or_load(
     changes = config.model_changes()
     checkpointing = config.checkpoint_activations
     if start is None and config.model in PRESETS:
-        shape = replace_shape(PRESETS[config.model], {**changes, "vocab_size": tokenizer.vocab_size})
+        shape = dataclasses.replace(PRESETS[config.model], **changes, vocab_size=tokenizer.vocab_size)
         require_memory(shape, device)
         return build_model(shape, seed=config.seed, device=device, checkpoint_activations=checkpointing)
     folder = start or resolve_model(config.model)
@@ -45,7 +52,7 @@ def build_or_load(
             raise ConfigError(
                 f"{name}={changes[name]} differs from the {getattr(stored, name)} of {str(folder)!r}; leave it out"
             )
-    shape = replace_shape(stored, changes)
+    shape = dataclasses.replace(stored, **changes)
     require_memory(shape, device)
     model = GPT2(shape, device="meta", checkpoint_activations=checkpointing)
     model.load_state_dict(load_weights(folder, device=device, dtype=torch.float32), assign=True)
@@ -68,23 +75,15 @@ def _require_same_vocabulary(folder: Path, stored: GPT2Config, tokenizer: Tokeni
 def require_memory(shape: GPT2Config, device: torch.device) -> None:
     """Raises ``ConfigError`` for a model that cannot train in this machine's memory, before any of it is taken.
 
-    In fp32, 16 bytes a parameter: weights, gradients and AdamW's two moments. Activations come on top.
+    Activations come on top.
     """
-    D, F = shape.n_embd, shape.mlp_width
-    # By formula, not by counting rows: a mistyped n_layer may be a million.
-    block = 4 * D * D + 2 * D * F + 9 * D + F
-    parameters = (shape.vocab_size + shape.context + 2) * D + shape.n_layer * block
-    there = total_bytes(device)
-    if 16 * parameters > there:
+    parameters, there = parameter_count(shape), total_bytes(device)
+    needed = TRAINING_BYTES_PER_PARAMETER * parameters
+    if needed > there:
         raise ConfigError(
-            f"training {parameters:,} parameters takes {16 * parameters:,} bytes without activations, and {device} has "
+            f"training {parameters:,} parameters takes {needed:,} bytes without activations, and {device} has "
             f"{there:,}; choose a smaller n_layer, n_embd or context"
         )
-
-
-def replace_shape(shape: GPT2Config, changes: dict[str, int | float]) -> GPT2Config:
-    """A copy of ``shape`` with some fields changed, validated again."""
-    return GPT2Config(**{**dataclasses.asdict(shape), **changes})
 
 
 def resolve_for_machine(config: TrainConfig, model: GPT2) -> TrainConfig:
