@@ -17,7 +17,11 @@ from gptwo.base.errors import ContextLengthError
 from gptwo.config import GPT2Config
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
+
+
+# A target that is not predicted: it adds nothing to the loss. The number is torch's and transformers' own.
+NOT_PREDICTED = -100
 
 
 class Cache(Protocol):
@@ -48,7 +52,11 @@ class Attention(nn.Module):
         self.output = nn.Linear(D, D, device=device, dtype=dtype)
 
     def forward(
-        self, x_BTD: Float[Tensor, "B T D"], layer: int, cache: Cache | None
+        self,
+        x_BTD: Float[Tensor, "B T D"],
+        layer: int,
+        cache: Cache | None,
+        mask_B1TT: Bool[Tensor, "B 1 T T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         B, T, D = x_BTD.shape
         qkv_3BHTK = self.qkv(x_BTD).view(B, T, 3, self.n_head, D // self.n_head).permute(2, 0, 3, 1, 4)
@@ -58,15 +66,15 @@ class Attention(nn.Module):
         S = k_BHSK.shape[2]
         # The built-in's own causal flag aligns T×S at the top left; queries that come after S - T cached keys
         # need the diagonal at the bottom right. A single query sees everything.
-        mask_TS = None
-        if 1 < T < S:
-            mask_TS = torch.ones(T, S, dtype=torch.bool, device=x_BTD.device).tril(S - T)
+        mask = mask_B1TT
+        if mask is None and 1 < T < S:
+            mask = torch.ones(T, S, dtype=torch.bool, device=x_BTD.device).tril(S - T)
         a_BHTK = F.scaled_dot_product_attention(
             q_BHTK,
             k_BHSK,
             v_BHSK,
-            attn_mask=mask_TS,
-            is_causal=T == S and T > 1,
+            attn_mask=mask,
+            is_causal=mask is None and T > 1,
             dropout_p=self.dropout if self.training else 0.0,
         )
         output_BTD: Tensor = self.output(a_BHTK.transpose(1, 2).reshape(B, T, D))
@@ -99,11 +107,22 @@ class Block(nn.Module):
         self.mlp = MLP(config, device=device, dtype=dtype)
 
     def forward(
-        self, x_BTD: Float[Tensor, "B T D"], layer: int, cache: Cache | None
+        self,
+        x_BTD: Float[Tensor, "B T D"],
+        layer: int,
+        cache: Cache | None,
+        mask_B1TT: Bool[Tensor, "B 1 T T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), layer, cache)
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), layer, cache, mask_B1TT)
         x_BTD = x_BTD + self.mlp(self.mlp_norm(x_BTD))
         return x_BTD
+
+
+def document_starts(documents: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Where in its row the document of each position begins; documents lie one after the other, each its own number."""
+    index_T = torch.arange(documents.shape[1], device=documents.device)
+    begins_BT = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0))
+    return (index_T * begins_BT).cummax(dim=1).values
 
 
 class GPT2(nn.Module):
@@ -132,8 +151,18 @@ class GPT2(nn.Module):
         self.blocks = nn.ModuleList(Block(config, device=place, dtype=dtype) for _ in range(config.n_layer))
         self.final_norm = nn.LayerNorm(D, eps=config.layer_norm_epsilon, device=place, dtype=dtype)
 
-    def residual(self, tokens: Int[Tensor, "B T"], *, cache: Cache | None = None) -> Float[Tensor, "B T D"]:
-        """LN(X_out): what the head multiplies by Eᵀ. Raises ``ContextLengthError`` past C positions."""
+    def residual(
+        self,
+        tokens: Int[Tensor, "B T"],
+        *,
+        cache: Cache | None = None,
+        documents: Int[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """LN(X_out): what the head multiplies by Eᵀ. Raises ``ContextLengthError`` past C positions.
+
+        ``documents`` numbers the documents packed side by side in each row: each is then computed as if it stood alone,
+        with positions from 0 and attention to itself only. Not together with a cache.
+        """
         T = tokens.shape[1]
         past = cache.length if cache is not None else 0
         if past + T > self.config.context:
@@ -141,13 +170,21 @@ class GPT2(nn.Module):
                 f"{past + T} tokens are more than the model's context of {self.config.context}; shorten the text"
             )
         # A slice of P needs no arange, which is what most often lands on the wrong device (paper §8).
-        x_BTD = self.token_embedding(tokens) + self.position_embedding.weight[past : past + T]
+        x_BTD = self.token_embedding(tokens)
+        mask_B1TT = None
+        if documents is None:
+            x_BTD = x_BTD + self.position_embedding.weight[past : past + T]
+        else:
+            starts_BT = document_starts(documents)
+            positions_BT = torch.arange(T, device=tokens.device) - starts_BT
+            x_BTD = x_BTD + self.position_embedding(positions_BT)
+            mask_B1TT = (starts_BT[:, None, :, None] == starts_BT[:, None, None, :]).tril()
         x_BTD = F.dropout(x_BTD, self.config.dropout, self.training)
         for layer, block in enumerate(self.blocks):
             if self.checkpoint_activations and self.training and cache is None:
-                x_BTD = checkpoint(block, x_BTD, layer, None, use_reentrant=False)
+                x_BTD = checkpoint(block, x_BTD, layer, None, mask_B1TT, use_reentrant=False)
             else:
-                x_BTD = block(x_BTD, layer, cache)
+                x_BTD = block(x_BTD, layer, cache, mask_B1TT)
         if cache is not None:
             cache.advance(T)
         normed_BTD: Tensor = self.final_norm(x_BTD)
@@ -168,12 +205,18 @@ class GPT2(nn.Module):
         tokens: Int[Tensor, "B T"],
         targets: Int[Tensor, "B T"],
         *,
+        documents: Int[Tensor, "B T"] | None = None,
         reduction: Literal["mean", "sum", "none"] = "mean",
     ) -> Tensor:
-        """Cross entropy of the targets in nats: mean or sum over B·T (a scalar), or each (B·T values)."""
-        logits = self(tokens).flatten(0, 1)
+        """Cross entropy of the targets in nats: mean or sum over those that are predicted, or each (B·T values).
+
+        A target of ``NOT_PREDICTED`` adds 0 and is not counted. ``documents`` as for ``residual``.
+        """
+        residual_BTD = self.residual(tokens, documents=documents)
+        logits = F.linear(residual_BTD, self.token_embedding.weight).flatten(0, 1)
         return F.cross_entropy(
             logits.float() if logits.dtype != torch.float64 else logits,
             targets.flatten(),
+            ignore_index=NOT_PREDICTED,
             reduction=reduction,
         )

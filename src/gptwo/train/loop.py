@@ -17,20 +17,19 @@ from gptwo.base.errors import ConfigError, DataError, DivergedError
 from gptwo.checkpoint.runs import checkpoint_path, newest_whole, prune
 from gptwo.checkpoint.store import TrainingState, load_training_state, save_checkpoint
 from gptwo.config import TrainConfig
-from gptwo.data import TokenData, TokenOrder, batch
 from gptwo.tokenizer import Tokenizer
-from gptwo.train.evaluate import Evaluation, evaluate, require_something_to_predict
+from gptwo.train.evaluate import Evaluation
 from gptwo.train.interrupt import StopRequest
 from gptwo.train.interval import Interval
 from gptwo.train.metrics import MetricsLog
-from gptwo.train.micro_batch import sequences_per_step
 from gptwo.train.observer import Observer, RunStart, Silent, StepReport
 from gptwo.train.optimizer import build_adamw, optimizer_tensors, restore_optimizer
 from gptwo.train.plot import plot_loss
 from gptwo.train.run_folder import METRICS_NAME, PLOT_NAME, SAMPLES_NAME, run_folder, starting_point
 from gptwo.train.sample import append_sample, sample_text, trim_samples, with_possible_prompt
 from gptwo.train.schedule import learning_rate
-from gptwo.train.setup import build_or_load, data_identity, loss_function, resolve_for_machine
+from gptwo.train.setup import build_or_load, loss_function, resolve_for_machine
+from gptwo.train.source import PreparedText, Source
 from gptwo.train.step import StepResult, optimizer_step, seed_step
 from gptwo.train.track import open_tracker
 
@@ -63,19 +62,13 @@ class TrainingRun:
         start = starting_point(Path(config.out), resume=resume)
         self._observer = observer
         self._device = resolve_device(config.device)
-        self._data = TokenData.open(Path(config.data), "train")
-        self._val_data = TokenData.open(Path(config.data), "val")
-        require_something_to_predict(self._val_data)
-        self._data_identity = data_identity(self._data)
         self._tokenizer = Tokenizer.load(Path(config.data))
         config = with_possible_prompt(config, self._tokenizer)
         self._model = build_or_load(config, start, tokenizer=self._tokenizer, device=self._device).train()
         self._config = config = resolve_for_machine(config, self._model)
         self._optimizer = build_adamw(self._model, config)
         self._loss_sum = loss_function(self._model, compile_step=config.compile)
-        context = self._model.config.context
-        self._sequences = sequences_per_step(config.batch_tokens, context)
-        self._order = TokenOrder(self._data.tokens, context, self._sequences, config.seed)
+        self._source: Source = PreparedText(config, self._model.config.context)
         self._step = 0
         self._interval = Interval()
         if start is not None:
@@ -134,7 +127,7 @@ class TrainingRun:
             config=self._config,
             model=self._model.config,
             parameters=sum(p.numel() for p in self._model.parameters()),
-            train_tokens=self._data.tokens,
+            train_tokens=self._source.tokens,
             device=self._device.type,
             first_step=self._step,
         )
@@ -147,18 +140,19 @@ class TrainingRun:
             self._loss_sum,
             self._optimizer,
             self._micro_batches(),
-            predicted_tokens=config.batch_tokens,
+            predicted_tokens=self._source.predicted_tokens(self._step),
             lr=learning_rate(self._step, config),
             grad_clip=config.grad_clip,
             dtype=config.dtype,
         )
 
-    def _micro_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        size = self._config.micro_batch or self._sequences
-        for first in range(0, self._sequences, size):
-            last = min(first + size, self._sequences)
-            tokens, targets = batch(self._data, self._order, self._step, first, last)
-            yield self._on_device(tokens), self._on_device(targets)
+    def _micro_batches(self) -> Iterator[tuple[Tensor, ...]]:
+        sequences = self._source.sequences
+        size = self._config.micro_batch or sequences
+        for first in range(0, sequences, size):
+            rows = self._source.batch(self._step, first, min(first + size, sequences))
+            arrays = (rows.tokens, rows.targets, rows.documents)
+            yield tuple(self._on_device(array) for array in arrays if array is not None)
 
     def _on_device(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
@@ -189,7 +183,11 @@ class TrainingRun:
 
     def _save(self) -> None:
         self._require_finite(*(float(p.detach().abs().max()) for p in self._model.parameters()))
-        info = {"data": self._data_identity, "seed": self._config.seed, "unlogged": self._interval.to_json()}
+        info = {
+            "data": self._source.identity,
+            "seed": self._config.seed,
+            "unlogged": self._interval.to_json(),
+        }
         path = save_checkpoint(
             checkpoint_path(self._folder, self._step),
             config=self._model.config,
@@ -203,7 +201,7 @@ class TrainingRun:
 
     def _restore(self, start: Path) -> None:
         state = load_training_state(start)
-        if state.info.get("data") != self._data_identity:
+        if state.info.get("data") != self._source.identity:
             raise DataError(
                 f"{self._config.data!r} is not the data that this run was trained on; prepare it again"
             )
@@ -217,13 +215,7 @@ class TrainingRun:
 
     def _evaluate(self) -> None:
         config = self._config
-        result = evaluate(
-            self._model,
-            self._val_data,
-            max_tokens=config.eval_tokens,
-            micro_batch=config.micro_batch or 1,
-            dtype=config.dtype,
-        )
+        result = self._source.evaluate(self._model, config)
         self._require_finite(result.nats_per_token)
         self._evaluation = result
         self._record(val_loss=result.nats_per_token, val_loss_per_byte=result.nats_per_byte)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import shutil
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from gptwo.checkpoint.resolve import resolve_model
 from gptwo.checkpoint.weights import load_weights
 from gptwo.config import PRESETS, GPT2Config, TrainConfig
 from gptwo.costs import parameter_count
-from gptwo.data import TokenData
 from gptwo.model import GPT2, build_model
 from gptwo.tokenizer import Tokenizer
 from gptwo.train.micro_batch import (
@@ -103,17 +101,11 @@ def resolve_for_machine(config: TrainConfig, model: GPT2) -> TrainConfig:
     return dataclasses.replace(config, dtype=dtype, micro_batch=micro_batch)
 
 
-def data_identity(data: TokenData) -> str:
-    """A fingerprint of the training tokens, in their order: a resumed run must see the same."""
-    shards = data.index.splits[data.split].shards
-    return hashlib.sha256(" ".join(shard.sha256 for shard in shards).encode()).hexdigest()
-
-
 def loss_function(model: GPT2, *, compile_step: bool) -> LossSum:
     """Summed loss of a micro-batch, compiled when asked. Raises ``ConfigError`` when there is no compiler for it."""
 
-    def loss_sum(tokens: Tensor, targets: Tensor) -> Tensor:
-        return model.loss(tokens, targets, reduction="sum")
+    def loss_sum(tokens: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
+        return model.loss(tokens, targets, documents=documents, reduction="sum")
 
     if not compile_step:
         return loss_sum

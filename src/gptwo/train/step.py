@@ -16,7 +16,8 @@ from gptwo.model import GPT2
 if TYPE_CHECKING:
     from jaxtyping import Int
 
-LossSum = Callable[[Tensor, Tensor], Tensor]
+# Of (tokens, targets) or (tokens, targets, documents).
+LossSum = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def optimizer_step(
     model: GPT2,
     loss_sum: LossSum,
     optimizer: torch.optim.Optimizer,
-    micro_batches: Iterable[tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]],
+    micro_batches: Iterable[tuple[Int[Tensor, "B T"], ...]],
     *,
     predicted_tokens: int,
     lr: float,
@@ -57,9 +58,9 @@ def optimizer_step(
     device = model.token_embedding.weight.device
     loss = torch.zeros((), device=device)
     optimizer.zero_grad(set_to_none=True)
-    for tokens, targets in micro_batches:
+    for micro_batch in micro_batches:
         with autocast(device, dtype):
-            part = loss_sum(tokens, targets) / predicted_tokens
+            part = loss_sum(*micro_batch) / predicted_tokens
         part.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
         loss += part.detach()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]

@@ -1,0 +1,84 @@
+"""What a run learns from: the tokens of every step, and the text it is measured on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from gptwo.config import TrainConfig
+from gptwo.data import TokenData, TokenOrder, batch
+from gptwo.model import GPT2
+from gptwo.train.evaluate import Evaluation, evaluate, require_something_to_predict
+from gptwo.train.micro_batch import sequences_per_step
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one step: ``NOT_PREDICTED`` targets are not learned from, ``documents`` numbers what a row packs."""
+
+    tokens: Int[np.ndarray, "B T"]
+    targets: Int[np.ndarray, "B T"]
+    documents: Int[np.ndarray, "B T"] | None = None
+
+
+class Source(Protocol):
+    """Training rows that follow from (seed, step) alone, and the held-out loss."""
+
+    @property
+    def identity(self) -> str:
+        """A fingerprint of the training tokens: a resumed run must see the same."""
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens in all."""
+
+    @property
+    def sequences(self) -> int:
+        """Rows of one step."""
+
+    def batch(self, step: int, first: int, last: int) -> Batch:
+        """Rows ``first``..``last`` of ``step``."""
+
+    def predicted_tokens(self, step: int) -> int:
+        """Targets of ``step`` that are learned from, over all its rows: what its summed loss is divided by."""
+
+    def evaluate(self, model: GPT2, config: TrainConfig) -> Evaluation:
+        """The loss on held-out text."""
+
+
+class PreparedText:
+    """The two splits of a folder made by ``gptwo prepare``: windows of C tokens, every token predicted."""
+
+    def __init__(self, config: TrainConfig, context: int) -> None:
+        self._data, self._val_data = (TokenData.open(Path(config.data), split) for split in ("train", "val"))
+        require_something_to_predict(self._val_data)
+        self.tokens = self._data.tokens
+        self.sequences = sequences_per_step(config.batch_tokens, context)
+        self._order = TokenOrder(self.tokens, context, self.sequences, config.seed)
+
+    @property
+    def identity(self) -> str:
+        shards = self._data.index.splits[self._data.split].shards
+        return hashlib.sha256(" ".join(shard.sha256 for shard in shards).encode()).hexdigest()
+
+    def batch(self, step: int, first: int, last: int) -> Batch:
+        return Batch(*batch(self._data, self._order, step, first, last))
+
+    def predicted_tokens(self, step: int) -> int:
+        return self.sequences * self._order.context
+
+    def evaluate(self, model: GPT2, config: TrainConfig) -> Evaluation:
+        return evaluate(
+            model,
+            self._val_data,
+            max_tokens=config.eval_tokens,
+            micro_batch=config.micro_batch or 1,
+            dtype=config.dtype,
+        )
