@@ -22,7 +22,7 @@ def uses_onednn(x: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and type(x) in (Tensor, torch.nn.Parameter)
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call] # torch leaves it unannotated
     )
 
 
