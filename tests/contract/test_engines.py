@@ -156,6 +156,32 @@ def test_tokens_past_the_capacity_are_refused_with_the_numbers(engine: Engine) -
         engine.logits(some_tokens(C + 1))
 
 
+# Tokens of a row, and how many of its last are predicted: one and many, the fewest and the most, in no order.
+SCORED = [(2, 1), (C + 1, C), (5, 2), (C, 3), (4, 3), (5, 1)]
+
+
+def test_scores_are_the_log_probabilities_of_the_last_tokens(
+    engine: Engine, near: Tolerance, dtype: str
+) -> None:
+    rows = [some_tokens(length, seed=length) for length, _ in SCORED]
+    # Every other row ends in the token that the model finds most probable, the rest in another one.
+    for number, row in enumerate(rows):
+        row[-1] = (engine.logits(row[:-1])[-1].argmax() + number % 2) % V
+    scores = engine.score(rows, [last for _, last in SCORED])
+    for row, (_, last), scored in zip(rows, SCORED, scores, strict=True):
+        logits = torch.from_numpy(engine.logits(row[:-1])[-last:])
+        expected = logits.log_softmax(dim=1).numpy()[np.arange(last), row[-last:]]
+        near.assert_close(scored.log_probs, expected, f"{len(row)} tokens, the last {last}")
+        assert np.array_equal(scored.greedy, logits.argmax(dim=1).numpy() == row[-last:])
+        assert scored.log_probs.dtype == HOST_DTYPES[dtype]
+    assert [bool(scored.greedy[-1]) for scored in scores] == [True, False] * 3
+
+
+def test_more_tokens_than_can_be_scored_are_refused(engine: Engine) -> None:
+    with pytest.raises(ContextLengthError, match=rf"^{C + 1} tokens[^\n]* {C}"):
+        engine.score([some_tokens(3), some_tokens(C + 2)], [1, 1])
+
+
 def test_an_engine_says_what_it_is(engine: Engine, engine_name: str) -> None:
     assert engine.config == CONFIG
     assert engine.description.startswith(f"{engine_name} on cpu in ")

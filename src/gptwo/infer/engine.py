@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from gptwo.base.errors import ConfigError
 from gptwo.config import GPT2Config
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +39,13 @@ class Session(Protocol):
         """Row i becomes what row ``rows[i]`` was: rows may be dropped, or repeated to write them on differently."""
 
 
+class Scores(NamedTuple):
+    """Of n tokens in a row: log p of each, natural, and whether it was the most probable one (the first of equals)."""
+
+    log_probs: Float[np.ndarray, " n"]
+    greedy: Bool[np.ndarray, " n"]
+
+
 class Engine(Protocol):
     """A loaded model that can be run. Logits are float32; float64 from an engine that computes in float64."""
 
@@ -55,6 +62,14 @@ class Engine(Protocol):
 
     def logits(self, tokens: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T V"]:
         """The logits after every token of one sequence, in host memory. ``ContextLengthError`` past C tokens."""
+
+    def score(self, rows: Sequence[Int[np.ndarray, " T"]], last: Sequence[int]) -> list[Scores]:
+        """Of every row, how its last ``last[i]`` tokens follow from those before them; all rows in one pass.
+
+        Rows may have several lengths, 2 to C + 1 tokens (the final one is only predicted); 1 <= last[i] < length.
+        What is computed follows from the rows alone: no logits leave the device, and V of them for each of all
+        predicted tokens are never held at once. ``ContextLengthError`` past C + 1 tokens.
+        """
 
 
 Tokens = NDArray[np.int64]

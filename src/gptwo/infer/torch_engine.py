@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gptwo.base.device import resolve_device
 from gptwo.base.errors import ConfigError
 from gptwo.checkpoint.weights import load_model
 from gptwo.config import GPT2Config
-from gptwo.infer.engine import Tokens
+from gptwo.infer.engine import Scores, Tokens
 from gptwo.infer.kv_cache import KVCache
 from gptwo.model.gpt2 import GPT2
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float, Int
 
 DTYPES: dict[str, torch.dtype] = {
     "fp32": torch.float32,
@@ -27,6 +28,8 @@ DTYPES: dict[str, torch.dtype] = {
     "fp16": torch.float16,
     "fp64": torch.float64,
 }
+# Logits that scoring holds at a time, in values: 512 rows of V=50257 are 103 MB in fp32.
+_LOGITS_AT_ONCE = 512 * 50257
 
 
 def parse_dtype(name: str) -> torch.dtype:
@@ -101,3 +104,36 @@ class TorchEngine:
     @torch.inference_mode()
     def logits(self, tokens: Tokens) -> Float[np.ndarray, "T V"]:
         return to_host(self._model(torch.tensor(tokens, device=self._device)[None])[0])
+
+    @torch.inference_mode()
+    def score(self, rows: Sequence[Tokens], last: Sequence[int]) -> list[Scores]:
+        T = max(map(len, rows)) - 1
+        # Padding behind a row changes nothing in it: no token sees those after it.
+        tokens_BT = np.zeros((len(rows), T), dtype=np.int64)
+        for padded, row in zip(tokens_BT, rows, strict=True):
+            padded[: len(row) - 1] = row[:-1]
+        ends = [i * T + len(row) - 1 for i, row in enumerate(rows)]
+        places_n = np.concatenate([np.arange(end - n, end) for end, n in zip(ends, last, strict=True)])
+        targets_n = np.concatenate([row[-n:] for row, n in zip(rows, last, strict=True)])
+        residual_BTD = self._model.residual(torch.tensor(tokens_BT, device=self._device))
+        residual_nD = residual_BTD.flatten(0, 1)[torch.tensor(places_n, device=self._device)]
+        parts = self._scored(residual_nD, torch.tensor(targets_n, device=self._device))
+        log_probs_n, greedy_n = (to_host(torch.cat(part)) for part in zip(*parts, strict=True))
+        cuts = np.cumsum(last)[:-1]
+        return [
+            Scores(*pair)
+            for pair in zip(np.split(log_probs_n, cuts), np.split(greedy_n > 0, cuts), strict=True)
+        ]
+
+    def _scored(
+        self, residual_nD: Float[Tensor, "n D"], targets_n: Int[Tensor, " n"]
+    ) -> Iterator[tuple[Float[Tensor, " m"], Bool[Tensor, " m"]]]:
+        """log softmax(residual Eᵀ)[target], and whether the target has the largest logit, some rows at a time."""
+        at_once = max(1, _LOGITS_AT_ONCE // self.config.vocab_size)
+        for start in range(0, len(targets_n), at_once):
+            targets_m = targets_n[start : start + at_once]
+            logits_mV = F.linear(residual_nD[start : start + at_once], self._model.token_embedding.weight).to(
+                torch.promote_types(residual_nD.dtype, torch.float32)
+            )
+            chosen_m = logits_mV.gather(1, targets_m[:, None])[:, 0]
+            yield chosen_m - logits_mV.logsumexp(dim=1), logits_mV.argmax(dim=1) == targets_m

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 
 from gptwo.base.errors import DataError
 from gptwo.data import TokenData
+from gptwo.data.windows import bytes_of_predicted, windows
 from gptwo.model import GPT2
 from gptwo.train.step import autocast
 
@@ -22,15 +22,6 @@ class Evaluation:
     nats_per_byte: float
     tokens: int
     bytes: int
-
-
-def windows(tokens: int, context: int) -> Iterator[tuple[int, int]]:
-    """(start, length) of windows side by side: each predicts ``length`` tokens, at start+1 … start+length.
-
-    Together they predict every token but the first exactly once; the last window may be shorter.
-    """
-    for start in range(0, tokens - 1, context):
-        yield start, min(context, tokens - 1 - start)
 
 
 def require_something_to_predict(data: TokenData) -> None:
@@ -58,18 +49,16 @@ def evaluate(
     model.eval()
     nats = 0.0
     context = model.config.context
-    full = [start for start, length in windows(limit, context) if length == context]
+    full = [window.start for window in windows(limit, context) if window.length == context]
     groups = [(full[i : i + micro_batch], context) for i in range(0, len(full), micro_batch)]
-    rest = [(start, length) for start, length in windows(limit, context) if length < context]
-    groups += [([start], length) for start, length in rest]
+    groups += [([w.start], w.length) for w in windows(limit, context) if w.length < context]
     for starts, length in groups:
         rows = np.stack([data.read(start, length + 1) for start in starts])
         chunk = torch.from_numpy(rows).to(device)
         with autocast(device, dtype):
             nats += float(model.loss(chunk[:, :-1], chunk[:, 1:], reduction="sum").double())
     model.train(was_training)
-    # The first token is given, not predicted, so its bytes are not counted either: the mean bytes of a token each.
-    text_bytes = data.bytes * predicted / data.tokens
+    text_bytes = bytes_of_predicted(data.bytes, data.tokens, predicted)
     return Evaluation(
         nats_per_token=nats / predicted,
         nats_per_byte=nats / text_bytes,

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gptwo.base.errors import ConfigError, DataError, TokenizerError
+from gptwo.base.errors import ConfigError
 from gptwo.checkpoint.released_config import read_config
 from gptwo.checkpoint.resolve import resolve_model
+from gptwo.checkpoint.vocabulary import require_same_vocabulary
 from gptwo.checkpoint.weights import load_weights
 from gptwo.config import PRESETS, GPT2Config, TrainConfig
 from gptwo.costs import parameter_count
@@ -44,7 +45,7 @@ def build_or_load(
     folder = start or resolve_model(config.model)
     stored = read_config(folder)
     if start is None:
-        _require_same_vocabulary(folder, stored, tokenizer, data=config.data)
+        require_same_vocabulary(folder, stored, tokenizer, data=config.data)
     for name in ("n_layer", "n_head", "n_embd", "context"):
         if changes.get(name, getattr(stored, name)) != getattr(stored, name):
             raise ConfigError(
@@ -55,19 +56,6 @@ def build_or_load(
     model = GPT2(shape, device="meta", checkpoint_activations=checkpointing)
     model.load_state_dict(load_weights(folder, device=device, dtype=torch.float32), assign=True)
     return model
-
-
-def _require_same_vocabulary(folder: Path, stored: GPT2Config, tokenizer: Tokenizer, *, data: str) -> None:
-    """The model's ids must mean what the data's mean. Its embedding may have more rows than tokens: padding."""
-    try:
-        same = Tokenizer.load(folder).vocabulary == tokenizer.vocabulary
-    except TokenizerError:  # a folder without a tokenizer: its size is all that can be compared
-        same = stored.vocab_size == tokenizer.vocab_size
-    if not same or stored.vocab_size < tokenizer.vocab_size:
-        raise DataError(
-            f"the model {str(folder)!r} has a vocabulary of {stored.vocab_size} tokens and the data {data!r} another "
-            f"one of {tokenizer.vocab_size}; prepare the text again with --tokenizer {folder}"
-        )
 
 
 def require_memory(shape: GPT2Config, device: torch.device) -> None:

@@ -62,6 +62,11 @@ def test_prefill_in_chunks_and_all_logits_stay_on_the_device(engine: TorchEngine
     assert session.prefill(np.ones((2, 4), dtype=np.int64)).shape == (2, 13)
     assert session.decode(np.ones(2, dtype=np.int64)).shape == (2, 13)
     assert engine.logits(np.arange(5)).shape == (5, 13)
+    scores = engine.score([np.arange(5), np.arange(11)], [4, 3])
+    assert [(scored.log_probs.shape, scored.greedy.shape) for scored in scores] == [
+        ((4,), (4,)),
+        ((3,), (3,)),
+    ]
 
 
 def test_a_planted_cpu_arange_in_the_model_is_caught(

@@ -6,7 +6,9 @@ import torch
 
 from gptwo.base.errors import ConfigError
 from gptwo.config import GPT2Config
+from gptwo.infer import torch_engine
 from gptwo.infer.torch_engine import TorchEngine, parse_dtype
+from gptwo.model import build_model
 from gptwo.model.gpt2 import GPT2
 
 CONFIG = GPT2Config(n_layer=1, n_head=1, n_embd=8, context=8, vocab_size=7, dropout=0.5)
@@ -40,3 +42,14 @@ def test_dtype_names(name: str, dtype: torch.dtype) -> None:
 def test_other_dtypes_are_refused_in_one_line() -> None:
     with pytest.raises(ConfigError, match=r"^dtype 'torch.int8' is unknown; expected one of [^\n]+$"):
         parse_dtype("torch.int8")
+
+
+def test_scoring_in_parts_is_scoring_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TorchEngine(build_model(CONFIG, seed=0, device="cpu"), device=torch.device("cpu"))
+    rows, last = [np.arange(6), np.array([3, 1, 4])], [5, 2]
+    at_once = engine.score(rows, last)
+    for values in (1, 7, 3 * 7, 4 * 7):  # below one row of V=7 logits, one row, three, four
+        monkeypatch.setattr(torch_engine, "_LOGITS_AT_ONCE", values)
+        for part, whole in zip(engine.score(rows, last), at_once, strict=True):
+            assert np.allclose(part.log_probs, whole.log_probs, atol=1e-6)
+            assert np.array_equal(part.greedy, whole.greedy)

@@ -11,17 +11,9 @@ from gptwo.config import GPT2Config
 from gptwo.data import TokenData
 from gptwo.model import build_model
 from gptwo.train.baselines import bigram_nats_per_byte, lzma_nats_per_byte, zlib_nats_per_byte
-from gptwo.train.evaluate import evaluate, windows
+from gptwo.train.evaluate import evaluate
 
 SUMS = Tolerance(rtol=1e-5, why="fp32 losses summed in groups or one by one")
-
-
-@pytest.mark.parametrize(("tokens", "context"), [(2, 8), (9, 8), (10, 8), (100, 7), (17, 16), (3, 1)])
-def test_windows_predict_every_token_but_the_first_once(tokens: int, context: int) -> None:
-    predicted = [
-        t for start, length in windows(tokens, context) for t in range(start + 1, start + length + 1)
-    ]
-    assert predicted == list(range(1, tokens))
 
 
 @pytest.mark.parametrize("micro_batch", [1, 4, 1000])
