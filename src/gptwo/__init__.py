@@ -9,18 +9,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gptwo.base.errors import GptwoError
+    from gptwo.evaluation import EvaluationResult, evaluate
     from gptwo.infer.api import LanguageModel, TextPieces, load
     from gptwo.infer.generate import Generation
 
-__all__ = ["Generation", "GptwoError", "LanguageModel", "TextPieces", "__version__", "load"]
+__all__ = [
+    "EvaluationResult",
+    "Generation",
+    "GptwoError",
+    "LanguageModel",
+    "TextPieces",
+    "__version__",
+    "evaluate",
+    "load",
+]
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "EvaluationResult": "gptwo.evaluation.result",
     "Generation": "gptwo.infer.generate",
     "GptwoError": "gptwo.base.errors",
     "LanguageModel": "gptwo.infer.api",
     "TextPieces": "gptwo.infer.api",
+    "evaluate": "gptwo.evaluation.evaluate",
     "load": "gptwo.infer.api",
 }
 

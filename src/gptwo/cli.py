@@ -104,6 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_prepare(commands.add_parser("prepare", help="turn text into checksummed token shards"))
     _add_train(commands.add_parser("train", help="train a GPT-2 on prepared text"))
     _add_generate(commands.add_parser("generate", help="write with a model"))
+    _add_eval(commands.add_parser("eval", help="measure a model on a text or a task file"))
     _add_info(commands.add_parser("info", help="parameters, FLOPs and bytes of a size or a checkpoint"))
     return parser
 
@@ -405,6 +406,88 @@ def _generate(arguments: argparse.Namespace) -> int:
             print(prompt + generation.text)
     for notice in sorted({generation.notice for generation in generations if generation.notice}):
         print(f"note: {notice}", file=sys.stderr)
+    return 0
+
+
+# --- eval ---------------------------------------------------------------------------------------------------------
+
+
+def _add_eval(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Loss, perplexity and bits per byte over a whole text, or accuracy on a task file."
+    parser.add_argument("model", metavar="MODEL", help="a checkpoint folder, a run, or a hub id")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="DIR|FILE",
+        help="a prepared folder, a text file, or the file of --task",
+    )
+    parser.add_argument(
+        "--task",
+        default="loss",
+        choices=["loss", "lambada", "hellaswag", "multiple-choice"],
+        help="what to measure (default: loss)",
+    )
+    parser.add_argument(
+        "--split", choices=["train", "val"], help="of a prepared folder, which part (default: val)"
+    )
+    parser.add_argument(
+        "--stride",
+        type=int,
+        metavar="S",
+        help="tokens between the beginnings of two windows (default: the context C, windows side by side); "
+        "tokens are predicted from at least C - S + 1 before them",
+    )
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="only the first N tokens of a text, or examples of a task"
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="rows in one pass (default: as many as hold some thousand tokens)",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    parser.add_argument("--dtype", help="fp32, bf16, fp16 or fp64 (default: as stored)")
+    _add_json(parser)
+    parser.set_defaults(command=_eval)
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    import gptwo
+    from gptwo.evaluation.terminal import EvaluationBar
+
+    model = gptwo.load(arguments.model, device=arguments.device, dtype=arguments.dtype)
+    with EvaluationBar(
+        Console(stderr=True), "tokens" if arguments.task == "loss" else "continuations"
+    ) as bar:
+        result = gptwo.evaluate(
+            model,
+            arguments.data,
+            task=arguments.task,
+            split=arguments.split,
+            stride=arguments.stride,
+            limit=arguments.limit,
+            batch=arguments.batch,
+            progress=bar.update,
+        )
+    if arguments.json:
+        _print_json(
+            {
+                "model": arguments.model,
+                "engine": model.description,
+                "data": arguments.data,
+                **result.to_json(),
+            }
+        )
+        return 0
+    counted = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in result.counts.items())
+    print(f"{arguments.model} ({model.description}) on {arguments.data}: {counted}")
+    print(f"{result.protocol}: {result.rule}")
+    width = max(map(len, result.metrics))
+    for name, value in result.metrics.items():
+        print(f"{name:{width}}  {value:.4f}")
     return 0
 
 

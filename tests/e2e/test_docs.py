@@ -391,6 +391,21 @@ def test_keys_of_generate(world: Path, capsys: pytest.CaptureFixture[str]) -> No
     check_section("generate", output_of(arguments, capsys))
 
 
+TASK_LINES = {
+    "lambada": {"text": "the sea keeps what rivers bring"},
+    "multiple-choice": {"query": "the sea keeps", "choices": ["what rivers bring", "rain"], "answer": 0},
+}
+
+
+def test_keys_of_eval(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["eval", str(world / "runs" / "mine"), "--data"]
+    check_section("eval", output_of([*arguments, str(world / "data" / "mine")], capsys))
+    for task, line in TASK_LINES.items():
+        (tmp_path / f"{task}.jsonl").write_text(json.dumps(line), encoding="utf-8")
+        output = output_of([*arguments, str(tmp_path / f"{task}.jsonl"), "--task", task], capsys)
+        check_section(f"eval --task {task}", output)
+
+
 def test_keys_of_demo() -> None:
     result = DemoResult(
         run=Path("r"),

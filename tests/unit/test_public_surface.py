@@ -21,6 +21,9 @@ WRITING = (
     "stop: 'str | Sequence[str] | None' = None, slide: 'bool' = False"
 )
 SIGNATURES = {
+    "evaluate": "(model: 'LanguageModel', data: 'str | Path', *, task: 'str' = 'loss', "
+    "split: 'Split | None' = None, stride: 'int | None' = None, limit: 'int | None' = None, "
+    "batch: 'int | None' = None, progress: 'Progress | None' = None) -> 'EvaluationResult'",
     "load": "(path: 'str | Path', device: 'str' = 'auto', dtype: 'str | None' = None, *, "
     "engine: 'str' = 'auto') -> 'LanguageModel'",
     "LanguageModel.generate": f"(self, prompt: 'str | Sequence[int]', *, {WRITING}) -> 'Generation'",
@@ -35,7 +38,16 @@ SIGNATURES = {
 
 
 def test_the_names_are_these() -> None:
-    assert gptwo.__all__ == ["Generation", "GptwoError", "LanguageModel", "TextPieces", "__version__", "load"]
+    assert gptwo.__all__ == [
+        "EvaluationResult",
+        "Generation",
+        "GptwoError",
+        "LanguageModel",
+        "TextPieces",
+        "__version__",
+        "evaluate",
+        "load",
+    ]
     for name in gptwo.__all__:
         assert getattr(gptwo, name) is not None
         assert name in dir(gptwo)
@@ -53,12 +65,17 @@ def test_the_signatures_are_these(name: str) -> None:
 def test_a_language_model_has_these_attributes() -> None:
     public = {name for name in vars(gptwo.LanguageModel) if not name.startswith("_")}
     methods = {name.partition(".")[2] for name in SIGNATURES} - {""}
-    assert public == methods | {"config", "description", "tokenizer"}
+    assert public == methods | {"config", "description", "engine", "folder", "tokenizer"}
 
 
 def test_a_generation_has_these_fields() -> None:
     names = ["text", "tokens", "logprobs", "finish_reason", "seed", "prompt_tokens", "notice"]
     assert [field.name for field in fields(gptwo.Generation)] == names
+
+
+def test_an_evaluation_has_these_fields() -> None:
+    names = ["task", "protocol", "rule", "metrics", "counts"]
+    assert [field.name for field in fields(gptwo.EvaluationResult)] == names
 
 
 def test_every_field_of_a_policy_can_be_set_when_writing() -> None:

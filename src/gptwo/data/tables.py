@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 from gptwo.base.errors import DataError, MissingExtraError
 from gptwo.data.text import decoded_lines
@@ -17,8 +17,8 @@ _PARQUET_ROWS = 256
 Named = Iterator[tuple[str, str]]
 
 
-def jsonl_texts(stream: IO[bytes], name: str, text_field: str) -> Named:
-    """("file:line", text) of each JSON line. ``DataError`` for a line that is no object with a string field."""
+def jsonl_records(stream: IO[bytes], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """("file:line", object) of each JSON line, empty ones passed over. ``DataError`` for a line that is no object."""
     for number, line in enumerate(decoded_lines(stream, name), start=1):
         if line.isspace():
             continue
@@ -28,9 +28,13 @@ def jsonl_texts(stream: IO[bytes], name: str, text_field: str) -> Named:
         except ValueError as error:
             raise DataError(f"{where} is not JSON ({error}); expected one object a line") from error
         if not isinstance(record, dict):
-            raise DataError(
-                f"{where} holds {type(record).__name__}; expected an object with a field {text_field!r}"
-            )
+            raise DataError(f"{where} holds {type(record).__name__}; expected an object")
+        yield where, record
+
+
+def jsonl_texts(stream: IO[bytes], name: str, text_field: str) -> Named:
+    """("file:line", text) of each JSON line. ``DataError`` for a line that is no object with a string field."""
+    for where, record in jsonl_records(stream, name):
         if text_field not in record:
             fields = ", ".join(map(repr, list(record)[:8])) or "none"
             raise DataError(

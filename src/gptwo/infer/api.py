@@ -79,6 +79,16 @@ class LanguageModel:
         self._tokenizer: Tokenizer | TokenizerError | None = None
 
     @property
+    def engine(self) -> Engine:
+        """What runs it, with everything that an engine can do."""
+        return self._engine
+
+    @property
+    def folder(self) -> Path:
+        """Where it was loaded from: config.json, the weights and the tokenizer."""
+        return self._folder
+
+    @property
     def config(self) -> GPT2Config:
         """The model's shape."""
         return self._engine.config
