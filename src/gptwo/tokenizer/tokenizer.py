@@ -16,6 +16,8 @@ import tokenizers
 
 from gptwo.base.errors import StorageError, TokenizerError
 from gptwo.tokenizer import bytelevel
+from gptwo.tokenizer.chat import CHAT_TEMPLATE, render_chat
+from gptwo.tokenizer.tokenizer_config import eos_token, read_tokenizer_config
 
 EOT = "<|endoftext|>"
 Kind = Literal["gpt2", "bpe", "char", "byte", "other"]
@@ -31,7 +33,8 @@ class Tokenizer:
     ``kind``        "gpt2" | "bpe" (GPT-2's pre-tokenization, another vocabulary) | "char" | "byte" | "other"
     ``vocab_size``  the largest id + 1, special tokens included
     ``eot_id``      id of ``<|endoftext|>``, else of the ``eos_token`` that tokenizer_config.json names, else None
-    ``backend``     the `tokenizers.Tokenizer`; treat it as read-only
+    ``backend``     the `tokenizers.Tokenizer`; treat it as read-only, and so
+    ``config``      the keys of tokenizer_config.json that it came with
 
     Special tokens written in the text stay text unless ``allow_special=True``.
     """
@@ -42,7 +45,7 @@ class Tokenizer:
         backend.no_padding()
         backend.encode_special_tokens = True
         self.backend = backend
-        self._config = dict(config or {})
+        self.config = dict(config or {})
         structure = json.loads(backend.to_str())
         vocabulary = backend.get_vocab(with_added_tokens=True)
         if not vocabulary:
@@ -52,7 +55,7 @@ class Tokenizer:
             int(added["id"]) for added in structure["added_tokens"] if added["special"]
         )
         self.vocab_size: int = max(self._token_of_id) + 1
-        self.eot_id: int | None = vocabulary.get(EOT, vocabulary.get(_eos_token(self._config)))
+        self.eot_id: int | None = vocabulary.get(EOT, vocabulary.get(eos_token(self.config)))
         self._byte_level = (structure["decoder"] or {}).get("type") == "ByteLevel"
         self.kind: Kind = _kind(structure, self._token_of_id)
 
@@ -139,6 +142,17 @@ class Tokenizer:
         """True for SentencePiece's tokens of one byte, written ``<0xE2>``; of kind "other" alone."""
         return self.kind == "other" and bool(_BYTE_TOKEN.fullmatch(self._token_of_id.get(token_id, "")))
 
+    def render_chat(self, messages: object, *, add_generation_prompt: bool = True) -> list[int]:
+        """The ids of a conversation [{"role", "content"}, ...] in the plain template, ready for an answer.
+
+        Roles are system, user and assistant. Raises ``TokenizerError``. The format: tokenizer/chat.py.
+        """
+        return render_chat(self, messages, add_generation_prompt=add_generation_prompt)
+
+    def with_chat_template(self) -> Tokenizer:
+        """The same tokenizer, which says in tokenizer_config.json that its model talks in the plain template."""
+        return Tokenizer(self.backend, {**self.config, "chat_template": CHAT_TEMPLATE})
+
     def save(self, folder: Path) -> list[Path]:
         """Write tokenizer.json and tokenizer_config.json into ``folder``; return their paths.
 
@@ -151,7 +165,7 @@ class Tokenizer:
             eot = self._token_of_id[self.eot_id]
             config |= {"bos_token": eot, "eos_token": eot}
         # auto_map points at code to run, and code never travels with a tokenizer here.
-        config |= {key: value for key, value in self._config.items() if key != "auto_map"}
+        config |= {key: value for key, value in self.config.items() if key != "auto_map"}
         # The generic class loads tokenizer.json as it is; the named ones rebuild parts of it from their own defaults.
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
         contents = {
@@ -178,7 +192,7 @@ class Tokenizer:
 
         path = Path(path)
         folder = path if path.is_dir() else path.parent
-        config = _read_config(folder / "tokenizer_config.json")
+        config = read_tokenizer_config(folder)
         file = folder / "tokenizer.json" if path.is_dir() else path
         if file.is_file():
             try:
@@ -255,24 +269,6 @@ class Tokenizer:
     def _require_id(self, id_: int) -> None:
         if not 0 <= id_ < self.vocab_size:
             raise TokenizerError(f"token id {id_} is out of range; expected 0 <= id < {self.vocab_size}")
-
-
-def _eos_token(config: dict[str, Any]) -> str:
-    named = config.get("eos_token")
-    content = named.get("content", "") if isinstance(named, dict) else named
-    return content if isinstance(content, str) else ""
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TokenizerError(f"{file} cannot be read as JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise TokenizerError(f"{file} holds {type(config).__name__}; expected a JSON object")
-    return config
 
 
 def _kind(structure: dict[str, Any], token_of_id: dict[int, str]) -> Kind:
