@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ INDEX_NAME = "model.safetensors.index.json"
 MANIFEST_NAME = "manifest.json"
 TRAINING_TENSORS_NAME = "training.safetensors"
 TRAINING_INFO_NAME = "training.json"
+ADAPTER_CONFIG_NAME = "adapter_config.json"
+ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
+ADAPTER_BASE_NAME = "adapter_base.json"
 
 # Files that a model folder may hold and that a later save into it may replace.
 KNOWN_NAMES = frozenset(
@@ -25,8 +29,12 @@ KNOWN_NAMES = frozenset(
         MANIFEST_NAME,
         TRAINING_TENSORS_NAME,
         TRAINING_INFO_NAME,
+        ADAPTER_CONFIG_NAME,
+        ADAPTER_WEIGHTS_NAME,
+        ADAPTER_BASE_NAME,
         "tokenizer.json",
         "tokenizer_config.json",
+        "chat_template.jinja",
         "special_tokens_map.json",
         "vocab.json",
         "merges.txt",
@@ -59,3 +67,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a JSON {type(value).__name__}; expected an object")
     return value
+
+
+def json_chunks(value: dict[str, Any]) -> Iterator[bytes]:
+    """The bytes of a JSON file, for ``FolderWriter.write``."""
+    yield (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gptwo.base.errors import CheckpointError, ConfigError
-from gptwo.checkpoint.layout import CONFIG_NAME, read_json_object
+from gptwo.checkpoint.layout import ADAPTER_CONFIG_NAME, CONFIG_NAME, read_json_object
+from gptwo.checkpoint.resolve import resolve_model
 from gptwo.config import GPT2Config
 
 # What decides the computation beside the shape: key, the values that GPT-2 computes with, and the value of a file
@@ -24,13 +25,38 @@ _COMPUTATION: tuple[tuple[str, tuple[object, ...], object], ...] = (
 )
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether ``folder`` holds an adapter over a base that lies elsewhere, and no model of its own."""
+    return (folder / ADAPTER_CONFIG_NAME).is_file() and not (folder / CONFIG_NAME).exists()
+
+
+def adapter_base(folder: Path) -> Path:
+    """The folder of the base that the adapter in ``folder`` names; ``CheckpointError`` when it is not there."""
+    path = folder / ADAPTER_CONFIG_NAME
+    name = read_json_object(path).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise CheckpointError(f"{path} names no base; expected base_model_name_or_path; write it there")
+    try:
+        base = resolve_model(name)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the base of the adapter {folder} is not there: {error}; put it back, write where it is now into "
+            f"{ADAPTER_CONFIG_NAME}, or give it to gptwo merge with --base"
+        ) from error
+    if base.resolve() == folder.resolve():
+        raise CheckpointError(f"{path} names itself as its base; expected the model that it was trained on")
+    return base
+
+
 def read_config(folder: Path) -> GPT2Config:
-    """The shape of the model in ``folder``, from its config.json.
+    """The shape of the model in ``folder``, from its config.json; of an adapter, its base's.
 
     The released files have three dropouts (embeddings, attention, residuals) and ours is one: ``resid_pdrop``
     is taken, which in every published checkpoint equals the other two. Raises ``CheckpointError`` when the file is
     missing or broken, or describes a computation that is not GPT-2's.
     """
+    if is_adapter(folder):
+        return read_config(adapter_base(folder))
     path = folder / CONFIG_NAME
     values = read_json_object(path)
     for key, allowed, default in _COMPUTATION:

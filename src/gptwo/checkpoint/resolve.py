@@ -7,10 +7,13 @@ from pathlib import Path
 
 from gptwo.base.errors import CheckpointError, MissingExtraError
 from gptwo.checkpoint.atomic_folder import in_place_or_aside
-from gptwo.checkpoint.layout import CONFIG_NAME, INDEX_NAME, WEIGHTS_NAME, is_pickle_name
+from gptwo.checkpoint.layout import ADAPTER_CONFIG_NAME, CONFIG_NAME, INDEX_NAME, WEIGHTS_NAME, is_pickle_name
 from gptwo.checkpoint.runs import is_run, newest_whole
 
-_EXPECTED = "expected a folder with config.json and model.safetensors, a run of gptwo train, or a hub id"
+_EXPECTED = (
+    "expected a folder with config.json and model.safetensors, a run of gptwo train or finetune, an adapter, "
+    "or a hub id"
+)
 
 # The published sizes by their short names (paper §9), where their authors keep them.
 _PUBLISHED = {
@@ -27,7 +30,7 @@ _HUB_FILES = ("*.json", "*.safetensors", "*.txt")
 
 
 def resolve_model(name: str | Path) -> Path:
-    """The model folder that ``name`` means: a checkpoint folder, a run (its newest whole checkpoint), or a hub id.
+    """The model folder that ``name`` means: of a checkpoint, an adapter, a run (its newest whole one), or a hub id.
 
     A hub id is ``owner/name`` or the name of a published size; it is fetched with ``huggingface_hub`` (extra ``data``)
     or taken from its cache. What looks like a path is never looked up in the network. Raises ``CheckpointError`` when
@@ -58,7 +61,7 @@ def hub_id(name: str | Path) -> str | None:
 
 
 def _in_folder(folder: Path) -> Path:
-    if (folder / CONFIG_NAME).is_file():
+    if (folder / CONFIG_NAME).is_file() or (folder / ADAPTER_CONFIG_NAME).is_file():
         return folder
     if is_run(folder):
         newest = newest_whole(folder, training=False)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptwo.base.errors import CheckpointError
-from gptwo.checkpoint.atomic_folder import folder_written_whole, in_place_or_aside
+from gptwo.checkpoint.atomic_folder import FolderWriter, folder_written_whole, in_place_or_aside
 from gptwo.checkpoint.layout import (
     CONFIG_NAME,
     GENERATION_CONFIG_NAME,
     TRAINING_INFO_NAME,
     TRAINING_TENSORS_NAME,
     WEIGHTS_NAME,
+    json_chunks,
     read_json_object,
 )
 from gptwo.checkpoint.manifest import is_whole, verify
@@ -84,16 +84,23 @@ def save_checkpoint(
     kept = dict(training.tensors) if training is not None else {}
     needed_bytes = sum(t.numel() * t.element_size() for t in (*released.values(), *kept.values()))
     with folder_written_whole(folder, needed_bytes=needed_bytes) as files:
-        files.write(CONFIG_NAME, _json_chunks(config_to_hf(config, eot_id=eot_id, dtype=dtypes[0])))
-        files.write(GENERATION_CONFIG_NAME, _json_chunks(generation_config_to_hf(eot_id=eot_id)))
+        files.write(CONFIG_NAME, json_chunks(config_to_hf(config, eot_id=eot_id, dtype=dtypes[0])))
+        files.write(GENERATION_CONFIG_NAME, json_chunks(generation_config_to_hf(eot_id=eot_id)))
         if tokenizer is not None:
             tokenizer.save(files.path)
             files.adopt()
         files.write(WEIGHTS_NAME, tensor_file_chunks(released))
-        if training is not None:
-            files.write(TRAINING_TENSORS_NAME, tensor_file_chunks(kept))
-            files.write(TRAINING_INFO_NAME, _json_chunks({"step": training.step, "info": training.info}))
+        write_training_state(files, training)
     return folder
+
+
+def write_training_state(files: FolderWriter, training: TrainingState | None) -> None:
+    """The two files of ``training`` into a folder that is being written; none for None."""
+    from gptwo.checkpoint.tensor_file import tensor_file_chunks
+
+    if training is not None:
+        files.write(TRAINING_TENSORS_NAME, tensor_file_chunks(training.tensors))
+        files.write(TRAINING_INFO_NAME, json_chunks({"step": training.step, "info": training.info}))
 
 
 def load_training_state(folder: Path, device: torch.device | str = "cpu") -> TrainingState:
@@ -116,7 +123,3 @@ def load_training_state(folder: Path, device: torch.device | str = "cpu") -> Tra
             f"{folder / TRAINING_INFO_NAME} is damaged; expected step and info; use another checkpoint"
         )
     return TrainingState(step, read_tensor_file(folder / TRAINING_TENSORS_NAME, device=device), info)
-
-
-def _json_chunks(value: dict[str, Any]) -> Iterator[bytes]:
-    yield (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

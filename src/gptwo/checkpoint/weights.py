@@ -16,7 +16,7 @@ from torch import Tensor
 from gptwo.base.errors import CheckpointError
 from gptwo.checkpoint.layout import INDEX_NAME, WEIGHTS_NAME, pickles_in, read_json_object
 from gptwo.checkpoint.names import Parameter, parameter_table
-from gptwo.checkpoint.released_config import read_config
+from gptwo.checkpoint.released_config import is_adapter, read_config
 from gptwo.checkpoint.tensor_file import open_tensor_file
 from gptwo.config import GPT2Config
 from gptwo.model.gpt2 import GPT2
@@ -56,8 +56,13 @@ def load_weights(
 
     Reads model.safetensors or its sharded form, names with or without "transformer.". Raises ``CheckpointError``
     naming the first tensor that is missing, unknown or of another shape, and for pickles, which are never opened.
+    Of an adapter they are its base's with the adapter added.
     """
     folder = Path(folder)
+    if is_adapter(folder):
+        from gptwo.checkpoint.adapter import merged_weights
+
+        return merged_weights(folder, device=device, dtype=dtype)
     table = parameter_table(read_config(folder))
     stored = _stored_tensors(folder)
     _check_names_and_shapes(folder, {row.released: row.released_shape for row in table}, stored)
