@@ -100,6 +100,11 @@ class Sources:
                 yield Document(name, iter((text,)))
 
 
+def is_json_lines(file: Path) -> bool:
+    """Whether the file's name says that each of its lines is a JSON object."""
+    return _table_suffix(file) in (".jsonl", ".ndjson")
+
+
 def _table_suffix(file: Path) -> str | None:
     suffixes = [suffix.lower() for suffix in file.suffixes]
     if suffixes and suffixes[-1] in _COMPRESSED:
