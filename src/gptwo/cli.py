@@ -10,12 +10,15 @@ import os
 import shlex
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from gptwo.base.errors import ConfigError, DataError, GptwoError
 from gptwo.config import PRESETS, TrainConfig
+
+if typing.TYPE_CHECKING:
+    from gptwo.train.loop import TrainResult
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -103,6 +106,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_prepare(commands.add_parser("prepare", help="turn text into checksummed token shards"))
     _add_train(commands.add_parser("train", help="train a GPT-2 on prepared text"))
+    _add_finetune(
+        commands.add_parser("finetune", help="teach a model from examples, whole or with an adapter")
+    )
+    _add_merge(commands.add_parser("merge", help="make one checkpoint of an adapter and its base"))
     _add_generate(commands.add_parser("generate", help="write with a model"))
     _add_eval(commands.add_parser("eval", help="measure a model on a text or a task file"))
     _add_info(commands.add_parser("info", help="parameters, FLOPs and bytes of a size or a checkpoint"))
@@ -248,8 +255,19 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on from the newest whole checkpoint of --out"
     )
-    hints = typing.get_type_hints(TrainConfig)
-    for setting in dataclasses.fields(TrainConfig):
+    _add_settings(parser, TrainConfig)
+    _add_json(parser)
+    parser.set_defaults(command=_train)
+
+
+def _add_settings(
+    parser: argparse.ArgumentParser, settings: type[TrainConfig], *, without: Collection[str] = ()
+) -> None:
+    """A flag for each setting, of its type and with its help; one that is not given is not in the namespace."""
+    hints = typing.get_type_hints(settings)
+    for setting in dataclasses.fields(settings):
+        if setting.name in without:
+            continue
         flag = "--" + setting.name.replace("_", "-")
         default = "" if setting.default in (None, dataclasses.MISSING) else f" (default: {setting.default!r})"
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": setting.metadata["help"] + default}
@@ -259,56 +277,143 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
             options["action"] = argparse.BooleanOptionalAction
         elif typing.get_origin(hint) is typing.Literal:
             options["choices"] = kinds
+        elif typing.get_origin(hint) is tuple:
+            options |= {"nargs": "+", "action": "extend", "metavar": "FILE"}
         else:
             options |= {
                 "type": kinds[0],
                 "metavar": {int: "N", float: "X", str: setting.name.upper()}[kinds[0]],
             }
         parser.add_argument(flag, **options)
-    _add_json(parser)
-    parser.set_defaults(command=_train)
 
 
 def _train(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from gptwo.train.loop import train
-    from gptwo.train.run_folder import read_toml, resumed_settings
     from gptwo.train.terminal import TerminalObserver
 
-    names = {setting.name for setting in dataclasses.fields(TrainConfig)}
-    flags = {name: value for name, value in vars(arguments).items() if name in names}
-    settings = {**read_toml(Path(arguments.config)), **flags} if arguments.config else flags
-    where = arguments.config or "gptwo train"
-    if arguments.resume:
-        if "out" not in settings:
-            raise ConfigError("--resume needs --out RUN: the run to go on with")
-        settings = resumed_settings(settings["out"], settings)
-    config = TrainConfig.from_mapping(settings, where=where)
+    config = _settings(arguments, TrainConfig, "gptwo train")
     observer = TerminalObserver(Console(stderr=True))
     try:
         result = train(config, resume=arguments.resume, observer=observer)
     finally:
         observer.close()
     if arguments.json:
-        _print_json(
-            {
-                "run": str(result.run),
-                "checkpoint": str(result.checkpoint),
-                "step": result.step,
-                "stopped_by": result.stopped_by,
-                "evaluation": dataclasses.asdict(result.evaluation) if result.evaluation else None,
-            }
-        )
+        _print_json(_run_json(result))
+    return _end_of_run(result, "gptwo train", quiet=arguments.json)
+
+
+_Settings = typing.TypeVar("_Settings", bound=TrainConfig)
+
+
+def _settings(arguments: argparse.Namespace, kind: type[_Settings], command: str) -> _Settings:
+    """The settings of a run: flags over the file of --config, and to resume, over those that the run has kept."""
+    from gptwo.train.run_folder import read_toml, resumed_settings
+
+    names = {setting.name for setting in dataclasses.fields(kind)}
+    flags = {name: value for name, value in vars(arguments).items() if name in names}
+    settings = {**read_toml(Path(arguments.config)), **flags} if arguments.config else flags
+    if arguments.resume:
+        if "out" not in settings:
+            raise ConfigError("--resume needs --out RUN: the run to go on with")
+        settings = resumed_settings(settings["out"], settings, kind)
+    return kind.from_mapping(settings, where=arguments.config or command)
+
+
+def _run_json(result: TrainResult) -> dict[str, Any]:
+    return {
+        "run": str(result.run),
+        "checkpoint": str(result.checkpoint),
+        "step": result.step,
+        "stopped_by": result.stopped_by,
+        "evaluation": dataclasses.asdict(result.evaluation) if result.evaluation else None,
+    }
+
+
+def _end_of_run(result: TrainResult, command: str, *, quiet: bool) -> int:
+    """Say what a run leaves and how to go on with it; the exit code."""
     run = shlex.quote(str(result.run))
     if result.stopped_by:
         print(
-            f"{result.stopped_by}: saved step {result.step}; go on with: gptwo train --out {run} --resume",
+            f"{result.stopped_by}: saved step {result.step}; go on with: {command} --out {run} --resume",
             file=sys.stderr,
         )
         return INTERRUPTED
-    if not arguments.json:
+    if not quiet:
         print(f"{result.checkpoint}\nwrite with it: gptwo generate {run} --prompt TEXT")
+    return 0
+
+
+# --- finetune and merge -------------------------------------------------------------------------------------------
+
+
+def _add_finetune(parser: argparse.ArgumentParser) -> None:
+    from gptwo.train.finetune_config import SHAPE, FinetuneConfig
+
+    parser.description = (
+        "Teach a GPT-2 from examples: all of its weights, or adapters (LoRA) alone. Every setting is a flag here and "
+        "a key of the TOML file that --config names, where BASE is the key model."
+    )
+    parser.add_argument(
+        "model",
+        metavar="BASE",
+        nargs="?",
+        default=argparse.SUPPRESS,
+        help="a checkpoint folder, a run, an adapter, or a hub id; not needed to resume",
+    )
+    parser.add_argument("--config", metavar="FILE", help="TOML file of settings; flags win over it")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest whole checkpoint of --out"
+    )
+    _add_settings(parser, FinetuneConfig, without={"model", *SHAPE})
+    _add_json(parser)
+    parser.set_defaults(command=_finetune)
+
+
+def _finetune(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from gptwo.train.finetune import finetune
+    from gptwo.train.finetune_config import FinetuneConfig
+    from gptwo.train.terminal import TerminalObserver
+
+    config = _settings(arguments, FinetuneConfig, "gptwo finetune")
+    observer = TerminalObserver(Console(stderr=True))
+    try:
+        result = finetune(config, resume=arguments.resume, observer=observer)
+    finally:
+        observer.close()
+    evaluation = result.run.evaluation
+    if arguments.json:
+        _print_json({**_run_json(result.run), "base_nats_per_token": result.base_nats_per_token})
+    elif evaluation is not None and result.base_nats_per_token is not None:
+        print(
+            f"loss on the held-out answers: {result.base_nats_per_token:.4f} nats per token before, "
+            f"{evaluation.nats_per_token:.4f} after {result.run.step} steps"
+        )
+    return _end_of_run(result.run, "gptwo finetune", quiet=arguments.json)
+
+
+def _add_merge(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Add an adapter to its base: a checkpoint like any other, without the adapter's cost."
+    )
+    parser.add_argument("adapter", metavar="ADAPTER", help="an adapter's folder, or a run of gptwo finetune")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--base", help="where the base is now (default: where the adapter says)")
+    _add_json(parser)
+    parser.set_defaults(command=_merge)
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from gptwo.checkpoint.adapter import merge
+
+    merged = merge(arguments.adapter, Path(arguments.out), base=arguments.base)
+    if arguments.json:
+        _print_json({"folder": str(merged)})
+    else:
+        print(f"{merged}\nwrite with it: gptwo generate {shlex.quote(str(merged))} --prompt TEXT")
     return 0
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from gptwo.base.errors import ConfigError
 
@@ -23,6 +23,8 @@ def _fits(value: object, hint: Any) -> bool:
     options = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
         return value in options
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(isinstance(item, options[0]) for item in value)
     for option in options or (hint,):
         if isinstance(value, bool):
             if option is bool:
@@ -153,7 +155,7 @@ class TrainConfig:
     track: Literal["none", "tensorboard"] = _setting("none", help="also write the metrics for a tracker")
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(TrainConfig)
+        hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if not _fits(value, hints[field.name]):
@@ -161,8 +163,8 @@ class TrainConfig:
                     f"{field.name}={value!r} is not possible; expected {_describe(hints[field.name])}"
                 )
             _require_storable(field.name, value)
-        _require_positive(self, "batch_tokens", "steps", "eval_every", "save_every", "keep_last", "log_every")
-        for name in ("n_layer", "n_head", "n_embd", "context", "micro_batch", "eval_tokens"):
+        _require_positive(self, "steps", "eval_every", "save_every", "keep_last", "log_every")
+        for name in ("n_layer", "n_head", "n_embd", "context", "batch_tokens", "micro_batch", "eval_tokens"):
             if getattr(self, name) is not None:
                 _require_positive(self, name)
         for name in ("warmup_steps", "sample_tokens", "seed"):
@@ -180,7 +182,7 @@ class TrainConfig:
             raise ConfigError(f"min_lr={self.min_lr} is not possible; expected 0 <= min_lr <= lr={self.lr}")
 
     @classmethod
-    def from_mapping(cls, settings: Mapping[str, Any], *, where: str = "settings") -> TrainConfig:
+    def from_mapping(cls, settings: Mapping[str, Any], *, where: str = "settings") -> Self:
         """The configuration of a mapping, e.g. a parsed TOML file. An unknown or missing key is a ``ConfigError``."""
         known = {field.name: field for field in dataclasses.fields(cls)}
         for name in settings:

@@ -15,9 +15,8 @@ from torch import Tensor
 from gptwo.base.device import resolve_device
 from gptwo.base.errors import ConfigError, DataError, DivergedError
 from gptwo.checkpoint.runs import checkpoint_path, newest_whole, prune
-from gptwo.checkpoint.store import TrainingState, load_training_state, save_checkpoint
+from gptwo.checkpoint.store import TrainingState, load_training_state
 from gptwo.config import TrainConfig
-from gptwo.tokenizer import Tokenizer
 from gptwo.train.evaluate import Evaluation
 from gptwo.train.interrupt import StopRequest
 from gptwo.train.interval import Interval
@@ -28,9 +27,9 @@ from gptwo.train.plot import plot_loss
 from gptwo.train.run_folder import METRICS_NAME, PLOT_NAME, SAMPLES_NAME, run_folder, starting_point
 from gptwo.train.sample import append_sample, sample_text, trim_samples, with_possible_prompt
 from gptwo.train.schedule import learning_rate
-from gptwo.train.setup import build_or_load, loss_function, resolve_for_machine
-from gptwo.train.source import PreparedText, Source
+from gptwo.train.setup import loss_function, resolve_for_machine
 from gptwo.train.step import StepResult, optimizer_step, seed_step
+from gptwo.train.task import Pretraining, Task
 from gptwo.train.track import open_tracker
 
 
@@ -52,23 +51,24 @@ def train(config: TrainConfig, *, resume: bool = False, observer: Observer | Non
     weights are bitwise those of one that never stopped. Saves before it evaluates. On SIGINT or SIGTERM it finishes
     the step, saves and returns. Raises ``GptwoError`` for what a user can mend.
     """
-    return TrainingRun(config, resume=resume, observer=observer or Silent()).run()
+    return TrainingRun(config, Pretraining(config), resume=resume, observer=observer or Silent()).run()
 
 
 class TrainingRun:
     """One run: its data, model, optimizer and step. ``run`` does the work."""
 
-    def __init__(self, config: TrainConfig, *, resume: bool, observer: Observer) -> None:
+    def __init__(self, config: TrainConfig, task: Task, *, resume: bool, observer: Observer) -> None:
         start = starting_point(Path(config.out), resume=resume)
         self._observer = observer
+        self._task = task
         self._device = resolve_device(config.device)
-        self._tokenizer = Tokenizer.load(Path(config.data))
+        self._tokenizer = task.tokenizer
         config = with_possible_prompt(config, self._tokenizer)
-        self._model = build_or_load(config, start, tokenizer=self._tokenizer, device=self._device).train()
+        self._model = task.model(start, self._device).train()
         self._config = config = resolve_for_machine(config, self._model)
         self._optimizer = build_adamw(self._model, config)
         self._loss_sum = loss_function(self._model, compile_step=config.compile)
-        self._source: Source = PreparedText(config, self._model.config.context)
+        self._source = task.source(self._model.config.context)
         self._step = 0
         self._interval = Interval()
         if start is not None:
@@ -188,12 +188,10 @@ class TrainingRun:
             "seed": self._config.seed,
             "unlogged": self._interval.to_json(),
         }
-        path = save_checkpoint(
+        path = self._task.save(
             checkpoint_path(self._folder, self._step),
-            config=self._model.config,
-            weights=self._model.state_dict(),
-            tokenizer=self._tokenizer,
-            training=TrainingState(self._step, optimizer_tensors(self._model, self._optimizer), info),
+            self._model,
+            TrainingState(self._step, optimizer_tensors(self._model, self._optimizer), info),
         )
         self._saved_step = self._step
         prune(self._folder, self._config.keep_last)

@@ -16,8 +16,8 @@ _PREFIX = "optimizer"
 
 
 def parameter_groups(model: GPT2, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay, the embeddings among them; biases and the gains of layer norms do not."""
-    parameters = list(model.parameters())
+    """Matrices decay, the embeddings among them; biases and the gains of layer norms do not. None that is frozen."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
@@ -40,6 +40,7 @@ def optimizer_tensors(model: GPT2, optimizer: torch.optim.Optimizer) -> dict[str
     return {
         f"{_PREFIX}.{name}.{what}": value
         for name, parameter in model.named_parameters()
+        if parameter.requires_grad
         for what, value in optimizer.state[parameter].items()
     }
 
@@ -47,6 +48,8 @@ def optimizer_tensors(model: GPT2, optimizer: torch.optim.Optimizer) -> dict[str
 def restore_optimizer(model: GPT2, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Put back what ``optimizer_tensors`` returned, bit for bit. ``CheckpointError`` when a tensor is missing."""
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         state = {}
         for what in ("step", "exp_avg", "exp_avg_sq"):
             key = f"{_PREFIX}.{name}.{what}"

@@ -24,7 +24,18 @@ SAMPLES_NAME = "samples.txt"
 # What a resumed run may set anew: everything else decides the weights, and so belongs to the run. The data may have
 # moved; that it is the same is checked by its tokens.
 _MAY_CHANGE = frozenset(
-    {"out", "data", "steps", "device", "eval_every", "eval_tokens", "save_every", "keep_last", "log_every"}
+    {
+        "out",
+        "data",
+        "steps",
+        "epochs",
+        "device",
+        "eval_every",
+        "eval_tokens",
+        "save_every",
+        "keep_last",
+        "log_every",
+    }
     | {"sample_prompt", "sample_tokens", "track"}
 )
 
@@ -41,10 +52,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{str(path)!r} is not TOML: {error}") from error
 
 
-def resumed_settings(out: str, flags: Mapping[str, Any]) -> dict[str, Any]:
+def resumed_settings(
+    out: str, flags: Mapping[str, Any], kind: type[TrainConfig] = TrainConfig
+) -> dict[str, Any]:
     """The settings kept in a run folder, with those flags that a resumed run may change.
 
-    Raises ``ConfigError`` when there is no run, or when a flag would change what the run has computed so far.
+    ``kind`` is the class of the run's settings. Raises ``ConfigError`` when there is no run, or when a flag would
+    change what the run has computed so far.
     """
     path = Path(out) / CONFIG_NAME
     if not path.exists():
@@ -55,7 +69,7 @@ def resumed_settings(out: str, flags: Mapping[str, Any]) -> dict[str, Any]:
     settings = read_toml(path)
     for name, value in flags.items():
         # The kept dtype is what "auto" was on the first machine. A name that is no setting is reported as such later.
-        as_before = value in (settings.get(name), "auto") or name not in TrainConfig.__dataclass_fields__
+        as_before = value in (settings.get(name), "auto") or name not in kind.__dataclass_fields__
         if name not in _MAY_CHANGE and not as_before:
             flag = "--" + name.replace("_", "-")
             raise ConfigError(

@@ -45,7 +45,8 @@ def sample_text(model: GPT2, tokenizer: Tokenizer, prompt: str, tokens: int) -> 
     """
     was_training = model.training
     device = model.token_embedding.weight.device
-    ids = np.array(tokenizer.encode(prompt), dtype=np.int64)
+    # A prompt of the user's own settings, who may mean <|endoftext|>: a chat has one after every message.
+    ids = np.array(tokenizer.encode(prompt, allow_special=True), dtype=np.int64)
     if not len(ids):
         ids = np.array([tokenizer.eot_id or 0], dtype=np.int64)
     task = Task(prompt=ids[-model.config.context :], policy=_POLICY, max_new_tokens=tokens)

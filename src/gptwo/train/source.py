@@ -56,12 +56,17 @@ class Source(Protocol):
 class PreparedText:
     """The two splits of a folder made by ``gptwo prepare``: windows of C tokens, every token predicted."""
 
-    def __init__(self, config: TrainConfig, context: int) -> None:
-        self._data, self._val_data = (TokenData.open(Path(config.data), split) for split in ("train", "val"))
+    def __init__(self, folder: Path, config: TrainConfig, context: int) -> None:
+        self._data, self._val_data = (TokenData.open(folder, split) for split in ("train", "val"))
         require_something_to_predict(self._val_data)
         self.tokens = self._data.tokens
         self.sequences = sequences_per_step(config.batch_tokens, context)
         self._order = TokenOrder(self.tokens, context, self.sequences, config.seed)
+
+    @property
+    def rows(self) -> int:
+        """Rows of an epoch."""
+        return self._order.windows_per_epoch
 
     @property
     def identity(self) -> str:
