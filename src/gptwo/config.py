@@ -127,12 +127,30 @@ class TrainConfig:
         None, help="sequences that run at once; derived from the free memory when not given"
     )
     steps: int = _setting(1000, help="optimizer steps")
-    lr: float = _setting(1e-3, help="highest learning rate")
-    min_lr: float | None = _setting(None, help="learning rate at the end; a tenth of --lr when not given")
-    warmup_steps: int = _setting(100, help="steps over which the learning rate rises from 0")
-    weight_decay: float = _setting(0.1, help="AdamW's decay of matrices; biases and norms have none")
+    optimizer: Literal["auto", "adamw", "muon"] = _setting(
+        "auto", help="muon: Muon for the blocks' matrices, AdamW for the rest; auto is muon for a fresh model"
+    )
+    lr: float | None = _setting(None, help="AdamW's highest learning rate; the size's own when not given")
+    muon_lr: float | None = _setting(None, help="Muon's highest learning rate; the size's own when not given")
+    schedule: Literal["auto", "cosine", "wsd", "linear"] = _setting(
+        "auto", help="how learning rates fall after the warm-up; wsd keeps them, then falls linearly"
+    )
+    min_lr: float | None = _setting(
+        None, help="AdamW's learning rate at the end, Muon's in proportion; the size's own when not given"
+    )
+    warmup_steps: int | None = _setting(
+        None, help="steps over which learning rates rise from 0; the size's own when not given"
+    )
+    decay_fraction: float | None = _setting(
+        None, help="wsd: share of the steps, at the end, over which it falls; the size's own when not given"
+    )
+    weight_decay: float | None = _setting(
+        None, help="decay of matrices, none for biases and norms; the size's own when not given"
+    )
     beta1: float = _setting(0.9, help="AdamW's decay of the mean of gradients")
-    beta2: float = _setting(0.99, help="AdamW's decay of the mean of squared gradients")
+    beta2: float | None = _setting(
+        None, help="AdamW's decay of the mean of squared gradients; the size's own when not given"
+    )
     grad_clip: float = _setting(1.0, help="largest norm of the gradient; 0 for no limit")
     eval_every: int = _setting(250, help="steps between evaluations on the validation split")
     eval_tokens: int | None = _setting(
@@ -168,17 +186,28 @@ class TrainConfig:
             if getattr(self, name) is not None:
                 _require_positive(self, name)
         for name in ("warmup_steps", "sample_tokens", "seed"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)} is not possible; expected 0 or more")
-        for name in ("weight_decay", "grad_clip", "lr"):
-            if not 0.0 <= getattr(self, name) < float("inf"):
+        for name in ("weight_decay", "grad_clip", "lr", "muon_lr"):
+            if not 0.0 <= (getattr(self, name) or 0.0) < float("inf"):
                 raise ConfigError(
                     f"{name}={getattr(self, name)} is not possible; expected a finite number >= 0"
                 )
         for name in ("beta1", "beta2"):
-            if not 0.0 <= getattr(self, name) < 1.0:
+            if not 0.0 <= (getattr(self, name) or 0.0) < 1.0:
                 raise ConfigError(f"{name}={getattr(self, name)} is not possible; expected 0 <= {name} < 1")
-        if self.min_lr is not None and not 0.0 <= self.min_lr <= self.lr:
+        self._require_schedule()
+
+    def _require_schedule(self) -> None:
+        if self.decay_fraction is not None and not 0.0 < self.decay_fraction <= 1.0:
+            raise ConfigError(
+                f"decay_fraction={self.decay_fraction} is not possible; expected 0 < decay_fraction <= 1"
+            )
+        if self.min_lr is None:
+            return
+        if self.lr is None and not 0.0 <= self.min_lr < float("inf"):
+            raise ConfigError(f"min_lr={self.min_lr} is not possible; expected a finite number >= 0")
+        if self.lr is not None and not 0.0 <= self.min_lr <= self.lr:
             raise ConfigError(f"min_lr={self.min_lr} is not possible; expected 0 <= min_lr <= lr={self.lr}")
 
     @classmethod
@@ -199,6 +228,12 @@ class TrainConfig:
     def to_mapping(self) -> dict[str, Any]:
         """The settings that are not None, ready for TOML; ``from_mapping`` is the inverse."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+    def resolved(self, name: str) -> float:
+        """A number that a user may leave out, once ``recipes.resolve_recipe`` has filled it in."""
+        value: float | None = getattr(self, name)
+        assert value is not None, f"{name} is not resolved"
+        return value
 
     def model_changes(self) -> dict[str, Any]:
         """The fields of ``GPT2Config`` that this run sets itself."""

@@ -27,7 +27,8 @@ from gptwo.model import build_model
 from gptwo.train.baselines import bigram_nats_per_byte, lzma_nats_per_byte, zlib_nats_per_byte
 from gptwo.train.evaluate import Evaluation
 from gptwo.train.loop import train
-from gptwo.train.optimizer import build_adamw
+from gptwo.train.optimizer import build_optimizer
+from gptwo.train.recipes import resolve_recipe
 from gptwo.train.setup import loss_function
 from gptwo.train.step import optimizer_step
 from gptwo.train.terminal import TerminalObserver, duration
@@ -259,7 +260,7 @@ def _recipe(
 def _seconds_per_step(shape: GPT2Config, device: torch.device) -> float:
     """Median of a few steps on random tokens, after one that warms up."""
     model = build_model(shape, seed=0, device=device).train()
-    optimizer = build_adamw(model, TrainConfig(data="", out=""))
+    optimizer = build_optimizer(model, resolve_recipe(TrainConfig(data="", out=""), shape))
     loss_sum = loss_function(model, compile_step=False)
     sequences = _BATCH_TOKENS // _SHAPE.context
     tokens = torch.randint(shape.vocab_size, (sequences, _SHAPE.context), device=device)
@@ -272,7 +273,7 @@ def _seconds_per_step(shape: GPT2Config, device: torch.device) -> float:
             optimizer,
             [(tokens, tokens)],
             predicted_tokens=_BATCH_TOKENS,
-            lr=0.0,
+            lr_factor=0.0,
             grad_clip=1.0,
         )
         float(result.loss)  # waits for the device

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from gptwo.base.errors import ConfigError
 from gptwo.config import TrainConfig
@@ -47,6 +47,9 @@ class FinetuneConfig(TrainConfig):
     lora_dropout: float = setting(0.0, help="dropout of the adapters' inputs")
     lora_targets: str = setting(
         ",".join(LORA_TARGETS), help="the projections that have an adapter, with commas between"
+    )
+    optimizer: Literal["auto", "adamw", "muon"] = setting(
+        "adamw", help="muon: Muon for the blocks' matrices, AdamW for the rest; auto is adamw"
     )
     lr: float = setting(
         FULL_LR,

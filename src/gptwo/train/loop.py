@@ -22,11 +22,11 @@ from gptwo.train.interrupt import StopRequest
 from gptwo.train.interval import Interval
 from gptwo.train.metrics import MetricsLog
 from gptwo.train.observer import Observer, RunStart, Silent, StepReport
-from gptwo.train.optimizer import build_adamw, optimizer_tensors, restore_optimizer
+from gptwo.train.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
 from gptwo.train.plot import plot_loss
 from gptwo.train.run_folder import METRICS_NAME, PLOT_NAME, SAMPLES_NAME, run_folder, starting_point
 from gptwo.train.sample import append_sample, sample_text, trim_samples, with_possible_prompt
-from gptwo.train.schedule import learning_rate
+from gptwo.train.schedule import learning_rate, schedule_factor
 from gptwo.train.setup import loss_function, resolve_for_machine
 from gptwo.train.step import StepResult, optimizer_step, seed_step
 from gptwo.train.task import Pretraining, Task
@@ -66,7 +66,7 @@ class TrainingRun:
         config = with_possible_prompt(config, self._tokenizer)
         self._model = task.model(start, self._device).train()
         self._config = config = resolve_for_machine(config, self._model)
-        self._optimizer = build_adamw(self._model, config)
+        self._optimizer = build_optimizer(self._model, config)
         self._loss_sum = loss_function(self._model, compile_step=config.compile)
         self._source = task.source(self._model.config.context)
         self._step = 0
@@ -141,7 +141,7 @@ class TrainingRun:
             self._optimizer,
             self._micro_batches(),
             predicted_tokens=self._source.predicted_tokens(self._step),
-            lr=learning_rate(self._step, config),
+            lr_factor=schedule_factor(self._step, config),
             grad_clip=config.grad_clip,
             dtype=config.dtype,
         )

@@ -38,6 +38,8 @@ _MAY_CHANGE = frozenset(
     }
     | {"sample_prompt", "sample_tokens", "track"}
 )
+# What a run was that is older than these settings, and so has none of them in its file.
+_BEFORE_RECIPES = {"optimizer": "adamw", "schedule": "cosine"}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def resumed_settings(
         if not holds_checkpoints(Path(out)):
             remedy = "leave out --resume to start one"
         raise ConfigError(f"there is no run to resume in {out!r}: it has no {CONFIG_NAME}; {remedy}")
-    settings = read_toml(path)
+    settings = {**_BEFORE_RECIPES, **read_toml(path)}
     for name, value in flags.items():
         # The kept dtype is what "auto" was on the first machine. A name that is no setting is reported as such later.
         as_before = value in (settings.get(name), "auto") or name not in kind.__dataclass_fields__

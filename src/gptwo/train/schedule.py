@@ -7,14 +7,29 @@ import math
 from gptwo.config import TrainConfig
 
 
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up from 0 to lr over W steps, then a half cosine from lr down to min_lr at the last step.
+def schedule_factor(step: int, config: TrainConfig) -> float:
+    """What every learning rate is multiplied by at step s: linear warm-up over W steps, then down to φ = min_lr / lr.
 
-    η(s) = lr · (s+1)/(W+1)                                               s < W
-    η(s) = min_lr + ½ (lr - min_lr) (1 + cos(π (s - W) / (steps - W)))    s ≥ W
+    f(s) = (s+1) / (W+1)                          s < W
+    f(s) = φ + (1 - φ) g(p)                       s ≥ W, p = (s - W) / (steps - W)
+    cosine: g = ½ (1 + cos πp)      linear: g = 1 - p
+    wsd (warm-up, stable, decay; Hu et al. 2024): g = min(1, (steps - s) / (d · steps)), d = ``decay_fraction``
     """
-    floor = config.lr / 10 if config.min_lr is None else config.min_lr
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / (config.warmup_steps + 1)
-    progress = min(1.0, (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps))
-    return floor + 0.5 * (config.lr - floor) * (1.0 + math.cos(math.pi * progress))
+    warmup, lr = config.resolved("warmup_steps"), config.resolved("lr")
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = min(1.0, (step - warmup) / max(1, config.steps - warmup))
+    if config.schedule == "linear":
+        shape = 1.0 - progress
+    elif config.schedule == "wsd":
+        decay_steps = config.resolved("decay_fraction") * config.steps
+        shape = min(1.0, max(0, config.steps - step) / decay_steps)
+    else:
+        shape = 0.5 * (1.0 + math.cos(math.pi * progress))
+    floor = config.resolved("min_lr") / lr if lr else 0.0
+    return floor + (1.0 - floor) * shape
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """η(s) = lr · f(s), AdamW's; that of Muon is muon_lr · f(s)."""
+    return config.resolved("lr") * schedule_factor(step, config)

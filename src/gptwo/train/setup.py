@@ -25,6 +25,7 @@ from gptwo.train.micro_batch import (
     sequences_per_step,
     total_bytes,
 )
+from gptwo.train.recipes import resolve_recipe
 from gptwo.train.step import LossSum
 
 
@@ -73,7 +74,8 @@ def require_memory(shape: GPT2Config, device: torch.device) -> None:
 
 
 def resolve_for_machine(config: TrainConfig, model: GPT2) -> TrainConfig:
-    """Fill in dtype and micro-batch, so that the kept configuration repeats the same sums on another machine."""
+    """Fill in the recipe, dtype and micro-batch, so that the kept configuration repeats the same sums elsewhere."""
+    config = resolve_recipe(config, model.config)
     device = model.token_embedding.weight.device
     dtype = config.dtype
     if dtype == "auto":

@@ -46,11 +46,13 @@ def optimizer_step(
     micro_batches: Iterable[tuple[Int[Tensor, "B T"], ...]],
     *,
     predicted_tokens: int,
-    lr: float,
+    lr_factor: float,
     grad_clip: float,
     dtype: str = "fp32",
 ) -> StepResult:
-    """Sum the gradients of all micro-batches, clip to norm ``grad_clip`` (0: never), update with ``lr``.
+    """Sum the gradients of all micro-batches, clip to norm ``grad_clip`` (0: never), update.
+
+    Each group's learning rate is the one that it was built with times ``lr_factor`` (``schedule.schedule_factor``).
 
     Each micro-batch adds its summed loss divided by the step's ``predicted_tokens``, so that N micro-batches are
     one batch: a mean of means would weigh unequal ones wrongly.
@@ -68,6 +70,6 @@ def optimizer_step(
     if grad_clip > 0:
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), grad_clip, norm)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * lr_factor
     optimizer.step()
     return StepResult(loss=loss, gradient_norm=norm)

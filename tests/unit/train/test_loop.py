@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
 from safetensors.torch import load_file
 
@@ -60,16 +61,16 @@ def test_it_learns_and_leaves_a_whole_run_behind(tiny: Build, tmp_path: Path) ->
     assert (run / "samples.txt").read_text(encoding="utf-8").count("=== step") == 3
 
 
-@pytest.mark.parametrize("log_every", [1, 4])
+@pytest.mark.parametrize(("log_every", "optimizer"), [(1, "muon"), (4, "muon"), (4, "adamw")])
 def test_resume_after_any_step_is_bitwise_the_run_that_never_stopped(
-    tiny: Build, tmp_path: Path, log_every: int
+    tiny: Build, tmp_path: Path, log_every: int, optimizer: str
 ) -> None:
-    whole = tiny(out=str(tmp_path / "whole"), log_every=log_every)
+    whole = tiny(out=str(tmp_path / "whole"), log_every=log_every, optimizer=optimizer)
     train(whole)
     expected = everything_saved(tmp_path / "whole", 6)
     for stop_after in range(1, 6):
         out = tmp_path / f"stopped-{stop_after}"
-        stopped = tiny(out=str(out), log_every=log_every)
+        stopped = tiny(out=str(out), log_every=log_every, optimizer=optimizer)
 
         class StopThere(Silent):
             def saved(self, step: int, checkpoint: Path, stop_after: int = stop_after) -> None:
@@ -89,6 +90,20 @@ def test_resume_after_any_step_is_bitwise_the_run_that_never_stopped(
 
 class _PowerCut(BaseException):
     """Ends a run where a power cut would: no handler of ours sees it coming."""
+
+
+def test_a_run_from_before_there_was_muon_goes_on_with_adamw(tiny: Build, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = {"optimizer": "adamw", "schedule": "cosine", "lr": 1e-3, "weight_decay": 0.1, "beta2": 0.99}
+    train(tiny(steps=2, **settings))
+    kept = read_toml(run / "config.toml")
+    for name in ("optimizer", "schedule", "min_lr"):
+        del kept[name]
+    (run / "config.toml").write_text(tomli_w.dumps(kept), encoding="utf-8")
+    config = TrainConfig.from_mapping(resumed_settings(str(run), {"steps": 4}))
+    assert train(config, resume=True).step == 4
+    again = TrainConfig.from_mapping(read_toml(run / "config.toml"))
+    assert (again.optimizer, again.schedule, again.min_lr) == ("adamw", "cosine", pytest.approx(1e-4))
 
 
 def test_resume_before_the_first_checkpoint_starts_over(tiny: Build, tmp_path: Path) -> None:
@@ -196,7 +211,7 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_is_whole(
 
 
 def test_resumed_settings_keep_what_decides_the_weights(tiny: Build, tmp_path: Path) -> None:
-    train(tiny(steps=1))
+    train(tiny(steps=1, lr=0.001))
     out = str(tmp_path / "run")
     assert resumed_settings(out, {"steps": 9, "device": "cpu"})["steps"] == 9
     assert resumed_settings(out, {"dtype": "auto"})["dtype"] == "fp32", (

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from gptwo.config import GPT2Config, TrainConfig
 from gptwo.model import GPT2, build_model
-from gptwo.train.optimizer import build_adamw, optimizer_tensors, parameter_groups, restore_optimizer
+from gptwo.train.optimizer import build_optimizer, optimizer_tensors, parameter_groups, restore_optimizer
+from gptwo.train.recipes import resolve_recipe
 from gptwo.train.step import optimizer_step, seed_step
 
 CONFIG = GPT2Config(n_layer=2, n_head=2, n_embd=16, context=8, vocab_size=31, dropout=0.0)
-SETTINGS = TrainConfig(data="d", out="o", lr=1e-2)
+SETTINGS = resolve_recipe(TrainConfig(data="d", out="o", optimizer="adamw", lr=1e-2), CONFIG)
 SUM_ORDER = Tolerance(atol=1e-6, why="fp32, the same sum over 48 tokens in another order")
 
 
@@ -39,7 +40,7 @@ def test_micro_batches_of_any_sizes_are_one_batch(sizes: list[int]) -> None:
             torch.optim.SGD(model.parameters(), lr=0.1),
             parts,
             predicted_tokens=48,
-            lr=0.1,
+            lr_factor=1.0,
             grad_clip=0.0,
         )
         results.append((result, [p.detach().clone() for p in model.parameters()]))
@@ -56,10 +57,10 @@ def test_loss_is_the_mean_over_all_predicted_tokens() -> None:
     result = optimizer_step(
         model,
         loss_sum_of(model),
-        build_adamw(model, SETTINGS),
+        build_optimizer(model, SETTINGS),
         [(tokens[:1], targets[:1]), (tokens[1:], targets[1:])],
         predicted_tokens=48,
-        lr=0.0,
+        lr_factor=0.0,
         grad_clip=1.0,
     )
     SUM_ORDER.assert_close(result.loss, expected)
@@ -75,7 +76,7 @@ def test_clipping_bounds_the_norm_and_reports_the_one_before() -> None:
         torch.optim.SGD(model.parameters(), lr=1.0),
         [(tokens, targets)],
         predicted_tokens=48,
-        lr=1.0,
+        lr_factor=1.0,
         grad_clip=limit,
     )
     moved = torch.cat([(p.detach() - b).flatten() for p, b in zip(model.parameters(), before, strict=True)])
@@ -94,22 +95,42 @@ def test_matrices_and_embeddings_decay_biases_and_gains_do_not() -> None:
     assert {name_of[p] for p in decaying["params"]} == set(name_of.values()) - exempt_names
 
 
-def test_optimizer_state_survives_its_tensors_bit_for_bit() -> None:
+def test_the_factor_multiplies_each_groups_own_learning_rate() -> None:
+    model, tokens, targets = model_and_batch()
+    first, *others = model.parameters()
+    optimizer = torch.optim.SGD([{"params": [first], "lr": 0.5}, {"params": others}], lr=0.1)
+    for factor in (0.5, 0.25):  # of what the group was built with, not of the last step's
+        optimizer_step(
+            model,
+            loss_sum_of(model),
+            optimizer,
+            [(tokens, targets)],
+            predicted_tokens=48,
+            lr_factor=factor,
+            grad_clip=1.0,
+        )
+        assert [group["lr"] for group in optimizer.param_groups] == [0.5 * factor, 0.1 * factor]
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_optimizer_state_survives_its_tensors_bit_for_bit(name: str) -> None:
+    settings = resolve_recipe(TrainConfig(data="d", out="o", optimizer=name), CONFIG)  # type: ignore[arg-type]
+
     def after(steps_before: int, steps_after: int) -> list[Tensor]:
         model, tokens, targets = model_and_batch()
-        optimizer = build_adamw(model, SETTINGS)
+        optimizer = build_optimizer(model, settings)
 
         def step() -> None:
             batch = [(tokens, targets)]
             optimizer_step(
-                model, loss_sum_of(model), optimizer, batch, predicted_tokens=48, lr=1e-2, grad_clip=1.0
+                model, loss_sum_of(model), optimizer, batch, predicted_tokens=48, lr_factor=1.0, grad_clip=1.0
             )
 
         for _ in range(steps_before):
             step()
         if steps_after:
             kept = {name: value.clone() for name, value in optimizer_tensors(model, optimizer).items()}
-            optimizer = build_adamw(model, SETTINGS)
+            optimizer = build_optimizer(model, settings)
             restore_optimizer(model, optimizer, kept)
         for _ in range(steps_after):
             step()

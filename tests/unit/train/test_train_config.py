@@ -19,7 +19,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 AT_LEAST_1 = ["batch_tokens", "steps", "eval_every", "save_every", "keep_last", "log_every"]
 AT_LEAST_1_OR_NONE = ["n_layer", "n_head", "n_embd", "context", "micro_batch", "eval_tokens"]
 AT_LEAST_0 = ["warmup_steps", "sample_tokens", "seed"]
-FINITE = ["weight_decay", "grad_clip", "lr"]
+FINITE = ["weight_decay", "grad_clip", "lr", "muon_lr", "min_lr"]
 BELOW_1 = ["beta1", "beta2"]
 
 
@@ -63,6 +63,14 @@ def test_the_last_rate_is_not_above_the_first(value: float) -> None:
     assert TrainConfig(data="d", out="o", lr=0.01, min_lr=0.01).min_lr == 0.01
 
 
+@pytest.mark.parametrize("value", [0.0, -0.1, 1.5, math.nan])
+def test_the_share_of_decay_is_a_share(value: float) -> None:
+    assert message(decay_fraction=value) == (
+        f"decay_fraction={value} is not possible; expected 0 < decay_fraction <= 1"
+    )
+    assert TrainConfig(data="d", out="o", decay_fraction=1.0).decay_fraction == 1.0
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
@@ -86,6 +94,8 @@ def test_the_last_rate_is_not_above_the_first(value: float) -> None:
         ("checkpoint_activations", None, "true or false"),
         ("dtype", "fp16", "one of 'auto', 'fp32', 'bf16'"),
         ("dtype", None, "one of 'auto', 'fp32', 'bf16'"),
+        ("optimizer", "sgd", "one of 'auto', 'adamw', 'muon'"),
+        ("schedule", None, "one of 'auto', 'cosine', 'wsd', 'linear'"),
         ("track", "wandb", "one of 'none', 'tensorboard'"),
     ],
 )
@@ -138,6 +148,9 @@ def changed(name: str) -> Any:
         "dtype": "bf16",
         "track": "tensorboard",
         "dropout": 0.3,
+        "optimizer": "muon",
+        "schedule": "linear",
+        "decay_fraction": 0.4,
         "min_lr": 1e-5,
         "beta1": 0.5,
         "beta2": 0.6,
@@ -157,7 +170,8 @@ def test_what_is_open_is_left_out() -> None:
     config = TrainConfig(data="d", out="o")
     mapping = config.to_mapping()
     assert None not in mapping.values()
-    assert set(FIELDS) - set(mapping) == {"min_lr", "dropout", *AT_LEAST_1_OR_NONE}
+    recipe = {"lr", "muon_lr", "min_lr", "warmup_steps", "decay_fraction", "weight_decay", "beta2"}
+    assert set(FIELDS) - set(mapping) == {*recipe, "dropout", *AT_LEAST_1_OR_NONE}
     assert TrainConfig.from_mapping(mapping) == config
 
 

@@ -16,13 +16,15 @@ from gptwo.base.errors import ConfigError
 from gptwo.config import GPT2Config, TrainConfig
 from gptwo.model import GPT2, build_model
 from gptwo.train.metrics import read_metrics
-from gptwo.train.optimizer import build_adamw, optimizer_tensors, restore_optimizer
+from gptwo.train.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
+from gptwo.train.recipes import resolve_recipe
 from gptwo.train.setup import loss_function
 from gptwo.train.step import StepResult, optimizer_step
 from tolerance import Tolerance
 
 CONFIG = GPT2Config(n_layer=2, n_head=2, n_embd=8, context=6, vocab_size=13, dropout=0.1)
-SETTINGS = TrainConfig(data="d", out="o", lr=1e-2)
+SETTINGS = resolve_recipe(TrainConfig(data="d", out="o", optimizer="adamw", lr=1e-2), CONFIG)
+MUON = resolve_recipe(TrainConfig(data="d", out="o", optimizer="muon"), CONFIG)
 SUM_ORDER = Tolerance(atol=1e-5, why="fp32, the same sums in the order of fused loops")
 STRAY = "on tensors of cpu and cuda"
 
@@ -33,9 +35,11 @@ def device() -> Iterator[torch.device]:
         yield device
 
 
-def build(device: torch.device, *, checkpoint_activations: bool = False) -> tuple[GPT2, torch.optim.AdamW]:
+def build(
+    device: torch.device, *, checkpoint_activations: bool = False
+) -> tuple[GPT2, torch.optim.Optimizer]:
     model = build_model(CONFIG, seed=0, device=device, checkpoint_activations=checkpoint_activations).train()
-    return model, build_adamw(model, SETTINGS)
+    return model, build_optimizer(model, SETTINGS)
 
 
 def tokens_on(device: torch.device | str, sequences: int) -> Tensor:
@@ -56,7 +60,7 @@ def step(
         optimizer,
         micro_batches,
         predicted_tokens=CONFIG.context * sum(len(tokens) for tokens, _ in micro_batches),
-        lr=1e-2,
+        lr_factor=1.0,
         grad_clip=grad_clip,
         dtype=dtype,
     )
@@ -98,6 +102,20 @@ def test_a_restored_optimizer_steps_on_cuda(device: torch.device) -> None:
     step(model, optimizer, [(tokens_on(device, 2), tokens_on(device, 2))])
 
 
+def test_muon_stays_on_cuda_and_goes_on_there_from_its_tensors(device: torch.device) -> None:
+    model, _ = build(device)
+    batch = [(tokens_on(device, 2), tokens_on(device, 2))]
+    optimizer = build_optimizer(model, MUON)
+    step(model, optimizer, batch)
+    state = optimizer_tensors(model, optimizer)
+    assert sum(name.endswith("momentum_buffer") for name in state) == 4 * CONFIG.n_layer
+    assert {tensor.device for tensor in state.values()} == {device}
+    again = build_optimizer(model, MUON)
+    restore_optimizer(model, again, {name: torch.zeros(tensor.shape) for name, tensor in state.items()})
+    step(model, again, batch)
+    assert {parameter.device for parameter in model.parameters()} == {device}
+
+
 def test_tokens_or_targets_on_the_cpu_are_caught(device: torch.device) -> None:
     model, optimizer = build(device)
     for tokens, targets in ((device, "cpu"), ("cpu", device)):
@@ -119,7 +137,7 @@ def test_a_weight_left_on_the_cpu_is_caught(device: torch.device) -> None:
     model, _ = build(device)
     model.final_norm.weight = torch.nn.Parameter(torch.ones(CONFIG.n_embd))
     with pytest.raises(RuntimeError, match=STRAY):
-        step(model, build_adamw(model, SETTINGS), [(tokens_on(device, 2), tokens_on(device, 2))])
+        step(model, build_optimizer(model, SETTINGS), [(tokens_on(device, 2), tokens_on(device, 2))])
 
 
 # --- bf16 on the CPU, where torch has it everywhere ------------------------------------------------------------------
