@@ -15,13 +15,11 @@ from torch.utils.checkpoint import checkpoint
 
 from gptwo.base.errors import ContextLengthError
 from gptwo.config import GPT2Config
+from gptwo.model.fused_linear import applies, gelu_linear, linear, norm_linear
+from gptwo.model.head import NOT_PREDICTED, look_up, summed_cross_entropy
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
-
-
-# A target that is not predicted: it adds nothing to the loss. The number is torch's and transformers' own.
-NOT_PREDICTED = -100
 
 
 class Cache(Protocol):
@@ -57,9 +55,12 @@ class Attention(nn.Module):
         layer: int,
         cache: Cache | None,
         mask_B1TT: Bool[Tensor, "B 1 T T"] | None = None,
+        norm: nn.Module | None = None,
     ) -> Float[Tensor, "B T D"]:
+        """Of x, or of ``norm`` of x."""
         B, T, D = x_BTD.shape
-        qkv_3BHTK = self.qkv(x_BTD).view(B, T, 3, self.n_head, D // self.n_head).permute(2, 0, 3, 1, 4)
+        qkv_BTE = linear(x_BTD, self.qkv) if norm is None else norm_linear(x_BTD, norm, self.qkv)
+        qkv_3BHTK = qkv_BTE.view(B, T, 3, self.n_head, D // self.n_head).permute(2, 0, 3, 1, 4)
         q_BHTK, k_BHSK, v_BHSK = qkv_3BHTK.unbind(0)
         if cache is not None:
             k_BHSK, v_BHSK = cache.append(layer, k_BHSK, v_BHSK)
@@ -77,7 +78,7 @@ class Attention(nn.Module):
             is_causal=mask is None and T > 1,
             dropout_p=self.dropout if self.training else 0.0,
         )
-        output_BTD: Tensor = self.output(a_BHTK.transpose(1, 2).reshape(B, T, D))
+        output_BTD = linear(a_BHTK.transpose(1, 2).reshape(B, T, D), self.output)
         return F.dropout(output_BTD, self.dropout, self.training)
 
 
@@ -90,8 +91,10 @@ class MLP(nn.Module):
         self.up = nn.Linear(config.n_embd, config.mlp_width, device=device, dtype=dtype)
         self.down = nn.Linear(config.mlp_width, config.n_embd, device=device, dtype=dtype)
 
-    def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        y_BTD: Tensor = self.down(F.gelu(self.up(x_BTD), approximate="tanh"))
+    def forward(self, x_BTD: Float[Tensor, "B T D"], norm: nn.Module | None = None) -> Float[Tensor, "B T D"]:
+        """Of x, or of ``norm`` of x."""
+        z_BTF = linear(x_BTD, self.up) if norm is None else norm_linear(x_BTD, norm, self.up)
+        y_BTD = gelu_linear(z_BTF, self.down)
         return F.dropout(y_BTD, self.dropout, self.training)
 
 
@@ -113,8 +116,8 @@ class Block(nn.Module):
         cache: Cache | None,
         mask_B1TT: Bool[Tensor, "B 1 T T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), layer, cache, mask_B1TT)
-        x_BTD = x_BTD + self.mlp(self.mlp_norm(x_BTD))
+        x_BTD = x_BTD + self.attention(x_BTD, layer, cache, mask_B1TT, self.attention_norm)
+        x_BTD = x_BTD + self.mlp(x_BTD, self.mlp_norm)
         return x_BTD
 
 
@@ -163,6 +166,12 @@ class GPT2(nn.Module):
         ``documents`` numbers the documents packed side by side in each row: each is then computed as if it stood alone,
         with positions from 0 and attention to itself only. Not together with a cache.
         """
+        return self._residual_and_embedding(tokens, cache, documents)[0]
+
+    def _residual_and_embedding(
+        self, tokens: Int[Tensor, "B T"], cache: Cache | None, documents: Int[Tensor, "B T"] | None
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "V D"]]:
+        """The residual, and the E that the head is to take, whose gradient then meets that of the look-up."""
         T = tokens.shape[1]
         past = cache.length if cache is not None else 0
         if past + T > self.config.context:
@@ -170,7 +179,11 @@ class GPT2(nn.Module):
                 f"{past + T} tokens are more than the model's context of {self.config.context}; shorten the text"
             )
         # A slice of P needs no arange, which is what most often lands on the wrong device (paper §8).
-        x_BTD = self.token_embedding(tokens)
+        E_VD = self.token_embedding.weight
+        if applies(E_VD, self.token_embedding):
+            x_BTD, E_VD = look_up(tokens, E_VD)
+        else:
+            x_BTD = self.token_embedding(tokens)
         mask_B1TT = None
         if documents is None:
             x_BTD = x_BTD + self.position_embedding.weight[past : past + T]
@@ -188,7 +201,7 @@ class GPT2(nn.Module):
         if cache is not None:
             cache.advance(T)
         normed_BTD: Tensor = self.final_norm(x_BTD)
-        return normed_BTD
+        return normed_BTD, E_VD
 
     def forward(
         self, tokens: Int[Tensor, "B T"], *, cache: Cache | None = None, last_only: bool = False
@@ -212,8 +225,11 @@ class GPT2(nn.Module):
 
         A target of ``NOT_PREDICTED`` adds 0 and is not counted. ``documents`` as for ``residual``.
         """
-        residual_BTD = self.residual(tokens, documents=documents)
-        logits = F.linear(residual_BTD, self.token_embedding.weight).flatten(0, 1)
+        x_BTD, E_VD = self._residual_and_embedding(tokens, None, documents)
+        if reduction != "none" and not torch.compiler.is_compiling():
+            loss = summed_cross_entropy(x_BTD.flatten(0, 1), E_VD, targets.flatten())
+            return loss / (targets != NOT_PREDICTED).sum() if reduction == "mean" else loss
+        logits = F.linear(x_BTD, E_VD).flatten(0, 1)
         return F.cross_entropy(
             logits.float() if logits.dtype != torch.float64 else logits,
             targets.flatten(),
