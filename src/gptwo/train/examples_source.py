@@ -13,8 +13,7 @@ from gptwo.base.errors import DataError
 from gptwo.config import TrainConfig
 from gptwo.data.examples import Example, Examples
 from gptwo.data.packing import Fitted, PackedRows, fit_to_context
-from gptwo.model import GPT2
-from gptwo.model.gpt2 import NOT_PREDICTED
+from gptwo.model import GPT2, NOT_PREDICTED
 from gptwo.tokenizer import Tokenizer
 from gptwo.train.evaluate import Evaluation
 from gptwo.train.finetune_config import LARGEST_BATCH_TOKENS, STEPS_PER_EPOCH

@@ -27,7 +27,7 @@ def adapted(config: LoraConfig, *, seed: int = 0) -> GPT2:
 def test_an_adapted_model_begins_as_its_base() -> None:
     base = build_model(SHAPE, seed=7, device="cpu").eval()
     model = adapted(LoraConfig(rank=3, alpha=6))
-    assert torch.equal(model(TOKENS), base(TOKENS))
+    ROUNDING.assert_close(model(TOKENS), base(TOKENS), "logits")
     assert {name for name, _ in adapters(model)} == {
         f"blocks.{i}.{path}" for i in range(2) for path in TARGETS.values()
     }
@@ -78,7 +78,7 @@ def test_dropout_is_on_the_adapter_alone() -> None:
     model = adapted(LoraConfig(rank=2, alpha=2, dropout=0.5))
     base = build_model(SHAPE, seed=7, device="cpu").eval()
     model.train()
-    assert torch.equal(model(TOKENS), base(TOKENS)), "B is zero, so nothing that is dropped shows"
+    ROUNDING.assert_close(model(TOKENS), base(TOKENS), "logits: B is zero, so nothing that is dropped shows")
     with torch.no_grad():
         for _, module in adapters(model):
             module.lora_B.fill_(0.1)
