@@ -170,7 +170,9 @@ class TrainConfig:
     checkpoint_activations: bool = _setting(
         False, help="keep one activation per block and compute the rest again: less memory, a third more work"
     )
-    track: Literal["none", "tensorboard"] = _setting("none", help="also write the metrics for a tracker")
+    track: Literal["none", "tensorboard", "trackio"] = _setting(
+        "none", help="also write the metrics for a tracker"
+    )
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Protocol
 
@@ -45,6 +47,41 @@ class TensorBoardTracker:
         self._writer.close()
 
 
+class TrackioTracker:
+    """The local database of trackio: project gptwo, the run under its folder's name; ``trackio show`` looks at it.
+
+    A resumed run goes on under the same name. No server is started. What trackio prints is kept off standard output,
+    which is the command's.
+    """
+
+    def __init__(self, run: Path) -> None:
+        try:
+            import trackio
+        except ImportError as error:
+            raise MissingExtraError(
+                "--track trackio needs the package trackio; install it with: pip install 'gptwo[track]'"
+            ) from error
+        self._finish: Callable[[], None] = trackio.finish
+        with redirect_stdout(io.StringIO()):
+            self._run = trackio.init(
+                "gptwo",
+                name=str(run.resolve()),
+                resume="allow",
+                embed=False,
+                auto_log_gpu=False,
+                auto_log_cpu=False,
+            )
+
+    def record(self, step: int, figures: Mapping[str, float]) -> None:
+        self._run.log(dict(figures), step=step)
+
+    def close(self) -> None:
+        with redirect_stdout(io.StringIO()):
+            self._finish()
+
+
 def open_tracker(name: str, run: Path) -> Tracker:
     """The tracker that ``TrainConfig.track`` names. Raises ``MissingExtraError`` when its package is not there."""
-    return TensorBoardTracker(run) if name == "tensorboard" else NoTracker()
+    if name == "tensorboard":
+        return TensorBoardTracker(run)
+    return TrackioTracker(run) if name == "trackio" else NoTracker()

@@ -247,17 +247,6 @@ def test_metrics_survive_damaged_lines_and_one_that_a_kill_cut_short(tmp_path: P
     ]
 
 
-def test_tensorboard_gets_the_same_figures(tiny: Build, tmp_path: Path) -> None:
-    reader = pytest.importorskip(
-        "tensorboard.backend.event_processing.event_accumulator",
-        reason="pip install 'gptwo[track]' to run it",
-    )
-    train(tiny(track="tensorboard"))
-    events = reader.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
-    logged = [r["loss"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in r]
-    assert [event.value for event in events.Scalars("loss")] == pytest.approx(logged, rel=1e-6)
-
-
 def test_a_run_killed_before_its_first_save_leaves_nothing_in_the_next_ones_log(
     tiny: Build, tmp_path: Path
 ) -> None:

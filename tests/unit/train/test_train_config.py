@@ -96,7 +96,7 @@ def test_the_share_of_decay_is_a_share(value: float) -> None:
         ("dtype", None, "one of 'auto', 'fp32', 'bf16'"),
         ("optimizer", "sgd", "one of 'auto', 'adamw', 'muon'"),
         ("schedule", None, "one of 'auto', 'cosine', 'wsd', 'linear'"),
-        ("track", "wandb", "one of 'none', 'tensorboard'"),
+        ("track", "wandb", "one of 'none', 'tensorboard', 'trackio'"),
     ],
 )
 def test_types(name: str, value: Any, expected: str) -> None:
