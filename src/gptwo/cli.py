@@ -374,10 +374,12 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
 def _finetune(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from gptwo.train.finetune import finetune
+    from gptwo.train.finetune import base_name, finetune
     from gptwo.train.finetune_config import FinetuneConfig
     from gptwo.train.terminal import TerminalObserver
 
+    if "model" in arguments:
+        arguments.model = base_name(arguments.model)
     config = _settings(arguments, FinetuneConfig, "gptwo finetune")
     observer = TerminalObserver(Console(stderr=True))
     try:
@@ -424,6 +426,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.description = "Go on from a prompt. The prompt is printed too; --json keeps the two apart."
     parser.add_argument("model", metavar="MODEL", help="a checkpoint folder, a run, or a hub id")
     parser.add_argument("--prompt", required=True, help="text to go on from; - reads standard input")
+    parser.add_argument(
+        "--chat", action="store_true", help="the prompt is a user's message, and the answer is printed alone"
+    )
     parser.add_argument(
         "--max-new-tokens", type=int, default=128, metavar="N", help="most tokens to write (default: 128)"
     )
@@ -492,15 +497,23 @@ def _generate(arguments: argparse.Namespace) -> int:
     model = gptwo.load(arguments.model, device=arguments.device, dtype=arguments.dtype)
     prompt = _standard_input() if arguments.prompt == "-" else arguments.prompt
     settings = {name: getattr(arguments, name) for name in (*_SAMPLING, "max_new_tokens", "stop", "slide")}
+    given: str | list[int] = prompt
+    shown = prompt
+    if arguments.chat:
+        if "chat_template" not in model.tokenizer.config:
+            raise ConfigError(
+                f"{arguments.model} has no chat template; expected a model fine-tuned on messages; leave out --chat"
+            )
+        given, shown = model.tokenizer.render_chat([{"role": "user", "content": prompt}]), ""
     if arguments.num == 1 and arguments.stream and not arguments.json:
-        pieces = model.stream(prompt, **settings)
-        print(prompt, end="", flush=True)
+        pieces = model.stream(given, **settings)
+        print(shown, end="", flush=True)
         for piece in pieces:
             print(piece, end="", flush=True)
         print()
         generations = [pieces.generation] if pieces.generation else []
     else:
-        generations = model.generate_many(prompt, num=arguments.num, **settings)
+        generations = model.generate_many(given, num=arguments.num, **settings)
         if arguments.json:
             _print_json(
                 {"model": arguments.model, "prompt": prompt, "texts": [g.to_json() for g in generations]}
@@ -508,7 +521,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         for number, generation in enumerate(generations if not arguments.json else (), start=1):
             if arguments.num > 1:
                 print(f"--- {number} of {arguments.num}, seed {generation.seed}")
-            print(prompt + generation.text)
+            print(shown + generation.text)
     for notice in sorted({generation.notice for generation in generations if generation.notice}):
         print(f"note: {notice}", file=sys.stderr)
     return 0

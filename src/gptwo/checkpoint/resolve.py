@@ -7,7 +7,14 @@ from pathlib import Path
 
 from gptwo.base.errors import CheckpointError, MissingExtraError
 from gptwo.checkpoint.atomic_folder import in_place_or_aside
-from gptwo.checkpoint.layout import ADAPTER_CONFIG_NAME, CONFIG_NAME, INDEX_NAME, WEIGHTS_NAME, is_pickle_name
+from gptwo.checkpoint.layout import (
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_WEIGHTS_NAME,
+    CONFIG_NAME,
+    INDEX_NAME,
+    WEIGHTS_NAME,
+    is_pickle_name,
+)
 from gptwo.checkpoint.runs import is_run, newest_whole
 
 _EXPECTED = (
@@ -102,7 +109,7 @@ def _from_hub(repository: str) -> Path:
             f"there is no folder {repository!r}, and it cannot be fetched from the hub ({reason}); {_EXPECTED}; "
             "give a folder, or connect to the network"
         ) from error
-    if not (folder / WEIGHTS_NAME).exists() and not (folder / INDEX_NAME).exists():
+    if not any((folder / name).exists() for name in (WEIGHTS_NAME, INDEX_NAME, ADAPTER_WEIGHTS_NAME)):
         raise CheckpointError(
             f"the hub's {repository!r} has no {WEIGHTS_NAME}, and pickles are never fetched; {_EXPECTED}; "
             "convert it where you trust it: load it with transformers and save_pretrained it"

@@ -58,6 +58,16 @@ def finetune(
     return FinetuneResult(result, before[-1] if before else None)
 
 
+def base_name(base: str) -> str:
+    """What ``base`` is called in a run and in an adapter: a folder of this disk by its whole path, else a hub id.
+
+    A run stands for its newest checkpoint of now, so that what was begun from one is gone on with from the same.
+    """
+    if Path(base).expanduser().exists():
+        return str(resolve_model(base).resolve())
+    return hub_id(base) or base
+
+
 class _FinetuneRun(TrainingRun):
     def _owes_evaluation(self) -> bool:
         return self._step == 0 or super()._owes_evaluation()
@@ -70,10 +80,10 @@ class Finetuning:
     """
 
     def __init__(self, config: FinetuneConfig, start: Path | None) -> None:
-        self._folder = resolve_model(config.model)
-        # A run stands for its newest checkpoint now, and this run keeps to that one.
-        is_here = Path(config.model).expanduser().exists()
-        name = str(self._folder.resolve()) if is_here else hub_id(config.model) or config.model
+        self._lora = _lora_config(config)
+        # To go on with all weights, the run's own checkpoint is all that is needed of a model.
+        self._folder = start if start is not None and self._lora is None else resolve_model(config.model)
+        name = config.model if start is not None and self._lora is None else base_name(config.model)
         self._base = Base(name, "")
         self.tokenizer = Tokenizer.load(self._folder)
         self._shape = read_config(self._folder)
@@ -82,7 +92,6 @@ class Finetuning:
                 f"the tokenizer of {self._folder} has {self.tokenizer.vocab_size} tokens and its model "
                 f"{self._shape.vocab_size}; expected the tokenizer that the model was trained with"
             )
-        self._lora = _lora_config(config)
         self.notice = ""
         self._source = self._make_source(config)
         rows, sequences = self._source.rows, self._source.sequences
@@ -103,8 +112,7 @@ class Finetuning:
         shape = dataclasses.replace(self._shape, **self.config.model_changes())
         require_memory(shape, device)
         model = GPT2(shape, device="meta", checkpoint_activations=self.config.checkpoint_activations)
-        begin = self._folder if self._lora or start is None else start
-        stored = load_weights(begin, device=device)
+        stored = load_weights(self._folder, device=device)
         if self._lora:
             self._base = dataclasses.replace(self._base, sha256=weights_sha256(stored))
             if start is not None:

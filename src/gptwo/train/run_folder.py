@@ -69,10 +69,15 @@ def resumed_settings(
             remedy = "leave out --resume to start one"
         raise ConfigError(f"there is no run to resume in {out!r}: it has no {CONFIG_NAME}; {remedy}")
     settings = {**_BEFORE_RECIPES, **read_toml(path)}
+    may_change = _MAY_CHANGE
+    if settings.get("lora_rank") is not None:
+        may_change |= {"model"}  # the base may have moved; that it is the same is checked by its weights
+    if "epochs" in flags:
+        settings.pop("steps", None)  # they were those that the epochs before came to
     for name, value in flags.items():
         # The kept dtype is what "auto" was on the first machine. A name that is no setting is reported as such later.
         as_before = value in (settings.get(name), "auto") or name not in kind.__dataclass_fields__
-        if name not in _MAY_CHANGE and not as_before:
+        if name not in may_change and not as_before:
             flag = "--" + name.replace("_", "-")
             raise ConfigError(
                 f"{flag} {value} differs from this run's {settings.get(name)}; "
