@@ -156,8 +156,13 @@ class TrainConfig:
     eval_tokens: int | None = _setting(
         None, help="validation tokens to evaluate; the whole split when not given"
     )
+    spike_nats: float = _setting(
+        1.0, help="go back when 3 losses in a row lie so far above the median of the last 100; 0 for never"
+    )
     save_every: int = _setting(250, help="steps between checkpoints; the last step is always saved")
-    keep_last: int = _setting(3, help="newest checkpoints to keep")
+    keep_last: int = _setting(
+        3, help="newest checkpoints to keep, beside the one of the lowest validation loss"
+    )
     log_every: int = _setting(10, help="steps between lines of metrics.jsonl")
     sample_prompt: str = _setting("\n", help="what the sample at each evaluation goes on from")
     sample_tokens: int = _setting(128, help="tokens of the sample at each evaluation; 0 for none")
@@ -190,7 +195,7 @@ class TrainConfig:
         for name in ("warmup_steps", "sample_tokens", "seed"):
             if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)} is not possible; expected 0 or more")
-        for name in ("weight_decay", "grad_clip", "lr", "muon_lr"):
+        for name in ("weight_decay", "grad_clip", "lr", "muon_lr", "spike_nats"):
             if not 0.0 <= (getattr(self, name) or 0.0) < float("inf"):
                 raise ConfigError(
                     f"{name}={getattr(self, name)} is not possible; expected a finite number >= 0"

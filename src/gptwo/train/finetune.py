@@ -29,6 +29,7 @@ from gptwo.train.observer import Observer, Silent
 from gptwo.train.run_folder import METRICS_NAME, starting_point
 from gptwo.train.setup import require_memory
 from gptwo.train.source import PreparedText, Source
+from gptwo.train.task import restore_weights
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,12 @@ class Finetuning:
             tokenizer=self.tokenizer,
             training=training,
         )
+
+    def restore(self, folder: Path, model: GPT2) -> None:
+        if self._lora:
+            restore_adapters(model, folder)
+        else:
+            restore_weights(folder, model)
 
     def _make_source(self, config: FinetuneConfig) -> PreparedText | PackedExamples:
         context = self._shape.context

@@ -1,36 +1,36 @@
-"""The training loop: step → log → save → evaluate, from step 0 or from the newest whole checkpoint."""
+"""The training loop: step → judge → log → save → evaluate, from step 0 or from the newest whole checkpoint."""
 
 from __future__ import annotations
 
+import gc
 import math
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from gptwo.base.device import resolve_device
 from gptwo.base.errors import ConfigError, DataError, DivergedError
-from gptwo.checkpoint.runs import checkpoint_path, newest_whole, prune
+from gptwo.checkpoint.atomic_folder import remove_folder
+from gptwo.checkpoint.manifest import is_whole
+from gptwo.checkpoint.runs import checkpoint_path, list_checkpoints, newest_whole, prune
 from gptwo.checkpoint.store import TrainingState, load_training_state
 from gptwo.config import TrainConfig
 from gptwo.train.evaluate import Evaluation
+from gptwo.train.guard import BAD_IN_A_ROW, MOST_ROLLBACKS, Guard
 from gptwo.train.interrupt import StopRequest
 from gptwo.train.interval import Interval
-from gptwo.train.metrics import MetricsLog
-from gptwo.train.observer import Observer, RunStart, Silent, StepReport
+from gptwo.train.observer import Observer, RunStart, Silent
 from gptwo.train.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
-from gptwo.train.plot import plot_loss
-from gptwo.train.run_folder import METRICS_NAME, PLOT_NAME, SAMPLES_NAME, run_folder, starting_point
-from gptwo.train.sample import append_sample, sample_text, trim_samples, with_possible_prompt
-from gptwo.train.schedule import learning_rate, schedule_factor
+from gptwo.train.report import Report
+from gptwo.train.run_folder import run_folder, starting_point
+from gptwo.train.sample import sample_text, with_possible_prompt
+from gptwo.train.schedule import schedule_factor
 from gptwo.train.setup import loss_function, resolve_for_machine
+from gptwo.train.source import Feed
 from gptwo.train.step import StepResult, optimizer_step, seed_step
 from gptwo.train.task import Pretraining, Task
-from gptwo.train.track import open_tracker
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,18 @@ class TrainingRun:
     def __init__(self, config: TrainConfig, task: Task, *, resume: bool, observer: Observer) -> None:
         start = starting_point(Path(config.out), resume=resume)
         self._observer = observer
-        self._task = task
         self._device = resolve_device(config.device)
-        self._tokenizer = task.tokenizer
-        config = with_possible_prompt(config, self._tokenizer)
+        self._task = task
+        config = with_possible_prompt(config, task.tokenizer)
         self._model = task.model(start, self._device).train()
         self._config = config = resolve_for_machine(config, self._model)
         self._optimizer = build_optimizer(self._model, config)
         self._loss_sum = loss_function(self._model, compile_step=config.compile)
         self._source = task.source(self._model.config.context)
+        self._feed = Feed(self._source, config.micro_batch or self._source.sequences, self._device)
         self._step = 0
         self._interval = Interval()
+        self._guard = Guard(config.spike_nats)
         if start is not None:
             self._restore(start)
         self._folder = Path(config.out)
@@ -80,13 +81,19 @@ class TrainingRun:
     def run(self) -> TrainResult:
         """All steps that are left, unless a signal asks to stop. Until here nothing has been written."""
         with run_folder(self._config) as self._folder:
-            self._metrics = MetricsLog(self._folder / METRICS_NAME, first_step=self._step)
-            self._ornament(SAMPLES_NAME, lambda: trim_samples(self._folder / SAMPLES_NAME, self._step))
-            self._tracker = open_tracker(self._config.track, self._folder)
+            self._report = Report(
+                self._config,
+                self._model.config,
+                self._source,
+                folder=self._folder,
+                first_step=self._step,
+                device=self._device,
+                observer=self._observer,
+            )
             try:
                 return self._run()
             finally:
-                self._tracker.close()
+                self._report.close()
 
     def _run(self) -> TrainResult:
         config = self._config
@@ -95,20 +102,18 @@ class TrainingRun:
             if self._owes_evaluation():
                 self._evaluate()
             while self._step < config.steps and stop.signal_name is None:
-                began = time.perf_counter()
-                result = self._one_step()
+                result = self._timed_step()
                 self._step += 1
+                if not self._accept(result):
+                    continue
                 last = self._step == config.steps
-                logs = last or self._step % config.log_every == 0
-                if logs and self._device.type == "cuda":
-                    torch.cuda.synchronize(self._device)  # the clock must see the work, not its launch
-                self._interval.add(result, time.perf_counter() - began)
-                if logs:
-                    self._log(self._interval)
+                if last or self._step % config.log_every == 0:
+                    self._report.trained(self._step, self._interval, self._guard)
                     self._interval = Interval()
-                if last or self._step % config.save_every == 0 or stop.signal_name:
+                evaluates = last or self._step % config.eval_every == 0
+                if self._should_save(before_evaluation=evaluates) or last or stop.signal_name:
                     self._save()
-                if (last or self._step % config.eval_every == 0) and not stop.signal_name:
+                if evaluates and self._saved_step == self._step and not stop.signal_name:
                     self._evaluate()
             stopped_by = stop.signal_name if self._step < config.steps else None
             if self._saved_step != self._step:  # the signal came after this step's turn to save
@@ -116,11 +121,16 @@ class TrainingRun:
         checkpoint = checkpoint_path(self._folder, self._step)
         return TrainResult(self._folder, checkpoint, self._step, self._evaluation, stopped_by)
 
+    def _should_save(self, *, before_evaluation: bool) -> bool:
+        """When its turn has come, and before an evaluation, which may fail; in a spike it waits for a good step."""
+        due = self._step // self._config.save_every > max(0, self._saved_step) // self._config.save_every
+        return (due or before_evaluation) and not self._guard.in_a_spike
+
     def _owes_evaluation(self) -> bool:
         """Whether the run was stopped between the save of this step and its evaluation."""
         if self._step == 0 or (self._step % self._config.eval_every and self._step < self._config.steps):
             return False
-        return not any(r["step"] == self._step and "val_loss" in r for r in self._metrics.read())
+        return not self._report.evaluation_tried(self._step)
 
     def _description(self) -> RunStart:
         return RunStart(
@@ -132,70 +142,102 @@ class TrainingRun:
             first_step=self._step,
         )
 
+    # --- one step ---------------------------------------------------------------------------------------------------
+
+    def _timed_step(self) -> StepResult:
+        waited, began = self._feed.waited_s, time.perf_counter()
+        result = self._one_step()  # its loss is a number, so the device has finished it
+        self._interval.time(time.perf_counter() - began, waiting=self._feed.waited_s - waited)
+        return result
+
     def _one_step(self) -> StepResult:
-        config = self._config
-        seed_step(config.seed, self._step)
+        config, rows = self._config, self._step + self._guard.rows_ahead
+        seed_step(config.seed, rows)
         return optimizer_step(
             self._model,
             self._loss_sum,
             self._optimizer,
-            self._micro_batches(),
-            predicted_tokens=self._source.predicted_tokens(self._step),
+            self._feed.micro_batches(rows),
+            predicted_tokens=self._source.predicted_tokens(rows),
             lr_factor=schedule_factor(self._step, config),
             grad_clip=config.grad_clip,
             dtype=config.dtype,
         )
 
-    def _micro_batches(self) -> Iterator[tuple[Tensor, ...]]:
-        sequences = self._source.sequences
-        size = self._config.micro_batch or sequences
-        for first in range(0, sequences, size):
-            rows = self._source.batch(self._step, first, min(first + size, sequences))
-            arrays = (rows.tokens, rows.targets, rows.documents)
-            yield tuple(self._on_device(array) for array in arrays if array is not None)
+    # --- bad steps --------------------------------------------------------------------------------------------------
 
-    def _on_device(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(array)
-        if self._device.type == "cuda":
-            return tensor.pin_memory().to(self._device, non_blocking=True)
-        return tensor.to(self._device)
+    def _accept(self, result: StepResult) -> bool:
+        """Whether the run goes on from this step; False when it went back to a checkpoint."""
+        verdict = self._guard.judge(result.loss, applied=result.applied)
+        if result.applied:
+            self._interval.add(result.loss, result.gradient_norm)
+        else:
+            self._observer.warned(
+                f"step {self._step}: loss or gradient is no finite number; the step is skipped"
+            )
+        if verdict != "go back":
+            return True
+        good_step = self._step - BAD_IN_A_ROW
+        whole = [
+            path
+            for path in list_checkpoints(self._folder)
+            if path <= checkpoint_path(self._folder, good_step)
+        ]
+        target = next((path for path in reversed(whole) if is_whole(path)), None)
+        if self._guard.rollbacks == MOST_ROLLBACKS or (target is None and not result.applied):
+            raise DivergedError(
+                f"{BAD_IN_A_ROW} bad steps in a row up to step {self._step} (loss {result.loss:.4g}), after "
+                f"{self._guard.rollbacks} returns to a checkpoint; {self._remedy()}"
+            )
+        if target is None:
+            self._observer.warned(
+                f"step {self._step}: the loss has jumped to {result.loss:.4g}; no checkpoint to go back to"
+            )
+            self._guard.begin_anew()
+            return True
+        self._go_back(target, result.loss)
+        return False
 
-    def _log(self, interval: Interval) -> None:
-        config = self._config
-        tokens_per_s = interval.timed_steps * config.batch_tokens / interval.seconds
-        report = StepReport(
-            step=self._step,
-            loss=interval.mean_loss(),
-            lr=learning_rate(self._step - 1, config),
-            gradient_norm=interval.mean_gradient_norm(),
-            tokens_per_s=tokens_per_s,
-            seconds_left=(config.steps - self._step) * config.batch_tokens / tokens_per_s,
-        )
-        self._require_finite(report.loss, report.gradient_norm)
-        self._record(
-            loss=report.loss, lr=report.lr, gradient_norm=report.gradient_norm, tokens_per_s=tokens_per_s
-        )
-        self._observer.stepped(report)
+    def _go_back(self, target: Path, loss: float) -> None:
+        """To an earlier checkpoint, past the rows seen since. It is saved again, so that a resume passes them too."""
+        left, guard = self._step, self._guard
+        self._task.restore(target, self._model)
+        self._restore(target)
+        self._guard = guard.went_back(self._guard.to_json(), steps=left - self._step)
+        for path in list_checkpoints(self._folder):
+            if path > target:
+                remove_folder(path)
+        self._report.went_back(left, self._step, loss)
+        self._save()
 
-    def _record(self, **figures: float) -> None:
-        self._metrics.append({"step": self._step, **figures})
-        self._tracker.record(self._step, figures)
+    def _remedy(self) -> str:
+        last = newest_whole(self._folder)
+        return f"train on from {last} with --model and a lower --lr" if last else "choose a lower --lr"
+
+    # --- save, evaluate ---------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        self._require_finite(*(float(p.detach().abs().max()) for p in self._model.parameters()))
+        if not all(math.isfinite(float(p.detach().abs().max())) for p in self._model.parameters()):
+            raise DivergedError(
+                f"weights are no longer finite numbers after step {self._step}; {self._remedy()}"
+            )
         info = {
             "data": self._source.identity,
             "seed": self._config.seed,
             "unlogged": self._interval.to_json(),
+            "guard": self._guard.to_json(),
         }
-        path = self._task.save(
-            checkpoint_path(self._folder, self._step),
-            self._model,
-            TrainingState(self._step, optimizer_tensors(self._model, self._optimizer), info),
-        )
+        state = TrainingState(self._step, optimizer_tensors(self._model, self._optimizer), info)
+        path = self._task.save(checkpoint_path(self._folder, self._step), self._model, state)
         self._saved_step = self._step
-        prune(self._folder, self._config.keep_last)
+        best = self._best()
+        prune(self._folder, self._config.keep_last, keep=[best] if best else [])
         self._observer.saved(self._step, path)
+
+    def _best(self) -> Path | None:
+        """The checkpoint of the lowest validation loss of those that are there."""
+        paths = (checkpoint_path(self._folder, step) for step in self._report.steps_by_loss())
+        return next((path for path in paths if path.is_dir()), None)
 
     def _restore(self, start: Path) -> None:
         state = load_training_state(start)
@@ -210,36 +252,32 @@ class TrainingRun:
             )
         self._step = state.step
         self._interval = Interval(state.info.get("unlogged"))
+        self._guard = Guard(self._config.spike_nats, state.info.get("guard"))
 
     def _evaluate(self) -> None:
-        config = self._config
-        result = self._source.evaluate(self._model, config)
-        self._require_finite(result.nats_per_token)
-        self._evaluation = result
-        self._record(val_loss=result.nats_per_token, val_loss_per_byte=result.nats_per_byte)
-        title = self._folder.resolve().name
-        self._ornament(
-            PLOT_NAME, lambda: plot_loss(self._folder / METRICS_NAME, self._folder / PLOT_NAME, title=title)
-        )
-        sample = ""
-        if config.sample_tokens:
-            sample = sample_text(self._model, self._tokenizer, config.sample_prompt, config.sample_tokens)
-            path, loss = self._folder / SAMPLES_NAME, result.nats_per_token
-            self._ornament(SAMPLES_NAME, lambda: append_sample(path, self._step, loss, sample))
-        self._observer.evaluated(self._step, result, sample)
-
-    def _ornament(self, name: str, draw: Callable[[], None]) -> None:
-        """Write what only decorates the run; when the disk refuses it, the run goes on."""
+        """The held-out loss, and a sample. The step is saved: whatever fails here is told, and the run goes on."""
         try:
-            draw()
-        except OSError as error:
-            self._observer.warned(
-                f"cannot write {self._folder / name}: {error.strerror or error}; the run goes on"
-            )
-
-    def _require_finite(self, *values: float) -> None:
-        if all(map(math.isfinite, values)):
+            result = self._source.evaluate(self._model, self._config)
+            if not math.isfinite(result.nats_per_token):
+                raise DivergedError("the validation loss is no finite number")
+            sample = self._sample()
+        except Exception as error:
+            failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        else:
+            self._evaluation = result
+            self._report.evaluated(self._step, result, sample)
+            if best := self._best():
+                self._report.ornaments.name_best(best)
             return
-        last = newest_whole(self._folder)
-        remedy = f"train on from {last} with --model and a lower --lr" if last else "choose a lower --lr"
-        raise DivergedError(f"loss or weights are no longer finite numbers after step {self._step}; {remedy}")
+        # Here the failed evaluation's frames are gone; what they held can go too.
+        self._model.train()
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._report.evaluation_failed(self._step, failure)
+
+    def _sample(self) -> str:
+        config = self._config
+        if not config.sample_tokens:
+            return ""
+        return sample_text(self._model, self._task.tokenizer, config.sample_prompt, config.sample_tokens)

@@ -19,7 +19,12 @@ class MetricsLog:
 
     def __init__(self, path: Path, *, first_step: int) -> None:
         self._path = path
-        kept = [record for record in read_metrics(path) if record["step"] <= first_step]
+        self.cut(first_step)
+
+    def cut(self, last_step: int) -> None:
+        """Remove the lines of later steps, which are taken again."""
+        path = self._path
+        kept = [record for record in read_metrics(path) if record["step"] <= last_step]
         partial = path.with_suffix(".jsonl.partial")
         with _reported(path):
             partial.write_text("".join(_line(record) for record in kept), encoding="utf-8")

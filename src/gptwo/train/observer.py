@@ -24,13 +24,14 @@ class RunStart:
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """Means since the last report. ``step`` counts finished steps."""
+    """Means since the last report; ``loss`` is None when all steps were skipped. ``step`` counts finished steps."""
 
     step: int
-    loss: float
+    loss: float | None
     lr: float
-    gradient_norm: float
     tokens_per_s: float
+    matmul_share: float
+    memory_bytes: int
     seconds_left: float
 
 

@@ -20,6 +20,7 @@ CONFIG_NAME = "config.toml"
 METRICS_NAME = "metrics.jsonl"
 PLOT_NAME = "loss.png"
 SAMPLES_NAME = "samples.txt"
+BEST_NAME = "best"
 
 # What a resumed run may set anew: everything else decides the weights, and so belongs to the run. The data may have
 # moved; that it is the same is checked by its tokens.

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from gptwo.config import TrainConfig
 from gptwo.data import TokenData, TokenOrder, batch
@@ -43,6 +47,10 @@ class Source(Protocol):
     def sequences(self) -> int:
         """Rows of one step."""
 
+    @property
+    def bytes_per_token(self) -> float | None:
+        """Mean bytes of text of a predicted training token; None where they are not known."""
+
     def batch(self, step: int, first: int, last: int) -> Batch:
         """Rows ``first``..``last`` of ``step``."""
 
@@ -51,6 +59,33 @@ class Source(Protocol):
 
     def evaluate(self, model: GPT2, config: TrainConfig) -> Evaluation:
         """The loss on held-out text."""
+
+
+class Feed:
+    """A source's rows as tensors on the device, ``size`` rows at once. ``waited_s``: seconds it took so far."""
+
+    def __init__(self, source: Source, size: int, device: torch.device) -> None:
+        self._source = source
+        self._size = size
+        self._device = device
+        self.waited_s = 0.0
+
+    def micro_batches(self, step: int) -> Iterator[tuple[Tensor, ...]]:
+        """(tokens, targets) or (tokens, targets, documents) of all rows of ``step``."""
+        sequences = self._source.sequences
+        for first in range(0, sequences, self._size):
+            began = time.perf_counter()
+            rows = self._source.batch(step, first, min(first + self._size, sequences))
+            arrays = (rows.tokens, rows.targets, rows.documents)
+            tensors = tuple(self._on_device(array) for array in arrays if array is not None)
+            self.waited_s += time.perf_counter() - began
+            yield tensors
+
+    def _on_device(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if self._device.type == "cuda":
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor.to(self._device)
 
 
 class PreparedText:
@@ -72,6 +107,10 @@ class PreparedText:
     def identity(self) -> str:
         shards = self._data.index.splits[self._data.split].shards
         return hashlib.sha256(" ".join(shard.sha256 for shard in shards).encode()).hexdigest()
+
+    @property
+    def bytes_per_token(self) -> float:
+        return self._data.bytes / self._data.tokens
 
     def batch(self, step: int, first: int, last: int) -> Batch:
         return Batch(*batch(self._data, self._order, step, first, last))

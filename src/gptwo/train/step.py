@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -22,10 +23,14 @@ LossSum = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class StepResult:
-    """Scalars on the device: the loss in nats per token, and the norm of the gradient before clipping."""
+    """The loss in nats per token, the norm of the gradient before clipping, and whether the update was ``applied``.
 
-    loss: Tensor
-    gradient_norm: Tensor
+    It is not when one of the two is no finite number: weights and optimizer are then as before the step.
+    """
+
+    loss: float
+    gradient_norm: float
+    applied: bool
 
 
 def seed_step(seed: int, step: int) -> None:
@@ -57,6 +62,33 @@ def optimizer_step(
     Each micro-batch adds its summed loss, and the sum is divided by the step's ``predicted_tokens``, so that N
     micro-batches are one batch: a mean of means would weigh unequal ones wrongly.
     """
+    loss, norm = accumulate_gradients(model, loss_sum, optimizer, micro_batches, dtype=dtype)
+    nats, norm_of_sum = torch.stack((loss, norm)).tolist()  # the one wait for the device
+    finite = math.isfinite(nats) and math.isfinite(norm_of_sum)
+    if finite:
+        update(
+            model,
+            optimizer,
+            norm,
+            predicted_tokens=predicted_tokens,
+            lr_factor=lr_factor,
+            grad_clip=grad_clip,
+        )
+    return StepResult(nats / predicted_tokens, norm_of_sum / predicted_tokens, applied=finite)
+
+
+def accumulate_gradients(
+    model: GPT2,
+    loss_sum: LossSum,
+    optimizer: torch.optim.Optimizer,
+    micro_batches: Iterable[tuple[Int[Tensor, "B T"], ...]],
+    *,
+    dtype: str,
+) -> tuple[Tensor, Tensor]:
+    """The summed loss of all micro-batches and the norm of its gradient, scalars on the device.
+
+    The gradient itself is left in ``grad``.
+    """
     device = model.token_embedding.weight.device
     loss = torch.zeros((), device=device)
     optimizer.zero_grad(set_to_none=True)
@@ -65,12 +97,26 @@ def optimizer_step(
             part = loss_sum(*micro_batch)
         part.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
         loss += part.detach()
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return loss, torch.nn.utils.get_total_norm(_gradients(model)).float()
+
+
+def update(
+    model: GPT2,
+    optimizer: torch.optim.Optimizer,
+    norm: Tensor,
+    *,
+    predicted_tokens: int,
+    lr_factor: float,
+    grad_clip: float,
+) -> None:
+    """Divide the summed gradient, of norm ``norm``, by ``predicted_tokens``, clip it, take the optimizer's step."""
     # The mean and the clip in one pass over the gradients, which at GPT-2's size do not fit a cache.
-    norm = torch.nn.utils.get_total_norm(gradients) / predicted_tokens
-    share = (grad_clip / (norm + 1e-6)).clamp(max=1.0) if grad_clip > 0 else 1.0
-    torch._foreach_mul_(gradients, share / predicted_tokens)
+    share = (grad_clip / (norm / predicted_tokens + 1e-6)).clamp(max=1.0) if grad_clip > 0 else 1.0
+    torch._foreach_mul_(_gradients(model), share / predicted_tokens)
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * lr_factor
     optimizer.step()
-    return StepResult(loss=loss / predicted_tokens, gradient_norm=norm)
+
+
+def _gradients(model: GPT2) -> list[Tensor]:
+    return [p.grad for p in model.parameters() if p.grad is not None]

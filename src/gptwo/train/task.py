@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from gptwo.checkpoint.store import TrainingState, save_checkpoint
+from gptwo.checkpoint.weights import load_weights
 from gptwo.config import TrainConfig
 from gptwo.data import load_index
 from gptwo.model import GPT2
@@ -31,6 +32,9 @@ class Task(Protocol):
 
     def save(self, folder: Path, model: GPT2, training: TrainingState) -> Path:
         """Write a checkpoint into ``folder``, whole or not at all."""
+
+    def restore(self, folder: Path, model: GPT2) -> None:
+        """Put the weights that ``save`` wrote back into the model, in place."""
 
 
 class Pretraining:
@@ -57,3 +61,13 @@ class Pretraining:
             tokenizer=self.tokenizer,
             training=training,
         )
+
+    def restore(self, folder: Path, model: GPT2) -> None:
+        restore_weights(folder, model)
+
+
+def restore_weights(folder: Path, model: GPT2) -> None:
+    """The weights of a checkpoint, in place."""
+    model.load_state_dict(
+        load_weights(folder, device=model.token_embedding.weight.device, dtype=torch.float32)
+    )

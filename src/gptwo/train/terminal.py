@@ -50,7 +50,11 @@ class TerminalObserver:
         self._bar.start()
 
     def stepped(self, report: StepReport) -> None:
-        figures = f"loss {report.loss:.3f}  {report.tokens_per_s:,.0f} tokens/s  {duration(report.seconds_left)} left"
+        loss = "loss skipped" if report.loss is None else f"loss {report.loss:.3f}"
+        figures = (
+            f"{loss}  {report.tokens_per_s:,.0f} tokens/s  {report.matmul_share:.0%} of peak  "
+            f"{report.memory_bytes / 2**20:,.0f} MiB  {duration(report.seconds_left)} left"
+        )
         self._bar.update(self._task, completed=report.step, figures=figures)
         if not self._console.is_terminal and (report.step >= self._next_line or report.step == self._steps):
             self._console.print(f"step {report.step}/{self._steps}  {figures}", highlight=False)

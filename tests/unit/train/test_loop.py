@@ -38,7 +38,8 @@ def everything_saved(run: Path, step: int) -> dict[str, torch.Tensor]:
 
 
 def log_without_clock(run: Path) -> list[dict[str, float]]:
-    return [{k: v for k, v in r.items() if k != "tokens_per_s"} for r in read_metrics(run / "metrics.jsonl")]
+    clock = {"tokens_per_s", "matmul_share", "data_wait", "memory_bytes", "peak_memory_bytes"}
+    return [{k: v for k, v in r.items() if k not in clock} for r in read_metrics(run / "metrics.jsonl")]
 
 
 def test_it_learns_and_leaves_a_whole_run_behind(tiny: Build, tmp_path: Path) -> None:
@@ -308,7 +309,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_kept(tiny: Build
 
 
 def test_a_run_that_diverges_ends_in_one_line_and_saves_nothing_poisoned(tiny: Build, tmp_path: Path) -> None:
-    with pytest.raises(DivergedError, match=r"no longer finite numbers after step \d.*--lr"):
+    with pytest.raises(DivergedError, match=r"3 bad steps in a row up to step \d.*--lr"):
         train(tiny(lr=1e30, grad_clip=0.0, warmup_steps=0, sample_tokens=0))
     for checkpoint in list_checkpoints(tmp_path / "run"):
         for name, tensor in load_file(checkpoint / "model.safetensors").items():

@@ -1,0 +1,119 @@
+"""What a run says of itself: ``metrics.jsonl``, the tracker, the observer, and what decorates its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gptwo.config import GPT2Config, TrainConfig
+from gptwo.costs import training_flops
+from gptwo.train.ceiling import matmul_ceiling
+from gptwo.train.evaluate import Evaluation
+from gptwo.train.guard import Guard
+from gptwo.train.interval import Interval
+from gptwo.train.memory import memory_bytes
+from gptwo.train.metrics import MetricsLog
+from gptwo.train.observer import Observer, StepReport
+from gptwo.train.ornaments import Ornaments
+from gptwo.train.run_folder import METRICS_NAME
+from gptwo.train.schedule import learning_rate
+from gptwo.train.source import Source
+from gptwo.train.track import open_tracker
+
+
+class Report:
+    """Of the run in ``folder``, from ``first_step`` on. Every method takes the number of finished steps."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: GPT2Config,
+        source: Source,
+        *,
+        folder: Path,
+        first_step: int,
+        device: torch.device,
+        observer: Observer,
+    ) -> None:
+        self._config = config
+        self._model = model
+        self._source = source
+        self._device = device
+        self._observer = observer
+        self._metrics = MetricsLog(folder / METRICS_NAME, first_step=first_step)
+        self.ornaments = Ornaments(folder, observer)
+        self.ornaments.trim(first_step)
+        self._tracker = open_tracker(config.track, folder)
+
+    def close(self) -> None:
+        self._tracker.close()
+
+    def trained(self, step: int, interval: Interval, guard: Guard) -> None:
+        """A line on the steps of ``interval``, which end at ``step``."""
+        config, context = self._config, self._model.context
+        tokens_per_step = self._source.sequences * context
+        tokens_per_s = interval.timed_steps * tokens_per_step / interval.seconds
+        flops_per_s = tokens_per_s / context * training_flops(self._model, batch=1, tokens=context)
+        rows = context * (config.micro_batch or self._source.sequences)
+        ceiling = matmul_ceiling(self._model, rows=rows, device=self._device, dtype=config.dtype)
+        memory, peak_memory = memory_bytes(self._device)
+        loss, bytes_per_token = interval.mean_loss(), self._source.bytes_per_token
+        report = StepReport(
+            step=step,
+            loss=loss,
+            lr=learning_rate(step - 1, config),
+            tokens_per_s=tokens_per_s,
+            matmul_share=flops_per_s / ceiling,
+            memory_bytes=memory,
+            seconds_left=(config.steps - step) * tokens_per_step / tokens_per_s,
+        )
+        figures = {
+            "loss": loss,
+            "loss_per_byte": loss / bytes_per_token if loss is not None and bytes_per_token else None,
+            "lr": report.lr,
+            "gradient_norm": interval.mean_gradient_norm(),
+            "skipped_steps": guard.skipped_steps,
+            "tokens_per_s": tokens_per_s,
+            "matmul_share": report.matmul_share,
+            "data_wait": interval.waiting_seconds / interval.seconds,
+            "memory_bytes": memory,
+            "peak_memory_bytes": peak_memory,
+        }
+        self._record(step, {name: value for name, value in figures.items() if value is not None})
+        self._observer.stepped(report)
+
+    def evaluated(self, step: int, result: Evaluation, sample: str) -> None:
+        self._record(step, {"val_loss": result.nats_per_token, "val_loss_per_byte": result.nats_per_byte})
+        self.ornaments.plot()
+        if sample:
+            self.ornaments.sample(step, result.nats_per_token, sample)
+        self._observer.evaluated(step, result, sample)
+
+    def evaluation_failed(self, step: int, reason: str) -> None:
+        self._metrics.append({"step": step, "evaluation_error": reason})
+        self._observer.warned(f"step {step}: the evaluation failed ({reason}); the run goes on")
+
+    def went_back(self, left: int, step: int, loss: float) -> None:
+        """From step ``left`` to the checkpoint of ``step``: the lines between are not of this run any more."""
+        self._metrics.cut(step)
+        self.ornaments.trim(step)
+        self._record(step, {"went_back_from": left})
+        self._observer.warned(
+            f"step {left}: the loss has jumped to {loss:.4g}; back to step {step}, and past the rows seen since"
+        )
+
+    def evaluation_tried(self, step: int) -> bool:
+        """Whether the log has an evaluation of this step, or why there is none."""
+        tried = ("val_loss", "evaluation_error")
+        return any(r["step"] == step and any(key in r for key in tried) for r in self._metrics.read())
+
+    def steps_by_loss(self) -> list[int]:
+        """The evaluated steps, lowest validation loss first; of equals, the earlier."""
+        losses = {r["step"]: r["val_loss"] for r in self._metrics.read() if "val_loss" in r}
+        return sorted(losses, key=lambda step: (losses[step], step))
+
+    def _record(self, step: int, figures: dict[str, Any]) -> None:
+        self._metrics.append({"step": step, **figures})
+        self._tracker.record(step, figures)
