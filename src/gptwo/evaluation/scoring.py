@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gptwo.base.errors import ContextLengthError, DivergedError, TokenizerError
+from gptwo.base.errors import DivergedError, TokenizerError
 from gptwo.infer.engine import Engine, Scores, Tokens
+from gptwo.infer.prompt import require_room
 
 # Tokens that the model reads in one pass unless a number of rows is asked for: enough to keep the matrix products
 # busy, and little enough that the activations of the largest size stay within a gigabyte.
@@ -46,11 +47,12 @@ def score(engine: Engine, rows: Iterable[Row], *, batch: int | None = None) -> I
     waiting: list[Row] = []
     longest = 0
     for row in rows:
-        longest = max(longest, len(row.tokens))
+        read = len(row.tokens) - 1  # the last one is only predicted
+        longest = max(longest, read)
         full = len(waiting) == batch if batch else longest * (len(waiting) + 1) > _TOKENS_AT_ONCE
         if waiting and full:
             yield from _pass(engine, waiting)
-            waiting, longest = [], len(row.tokens)
+            waiting, longest = [], read
         waiting.append(row)
     if waiting:
         yield from _pass(engine, waiting)
@@ -113,10 +115,7 @@ def score_continuations(
     """
     most = engine.config.context + 1
     for continuation in continuations:
-        if len(continuation.ids) >= most:
-            raise ContextLengthError(
-                f"a continuation has {len(continuation.ids)} tokens; expected at most the model's context of {most - 1}"
-            )
+        require_room(len(continuation.ids), most - 1, "a continuation")
     lengths = [min(len(context) + len(ids), most) for context, ids in continuations]
     order = sorted(range(len(continuations)), key=lambda i: -lengths[i])
     rows = (
