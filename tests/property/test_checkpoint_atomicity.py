@@ -13,7 +13,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -115,17 +114,6 @@ def calls_of_a_save(run: Path, step: int) -> int:
         save(run, step, seed=2)
     assert count[0] > 40  # nine files and folders: opened, written, flushed, closed; then renamed
     return count[0]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """In memory where there is such a place: a process that ends takes nothing unflushed with it, only power does."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=memory) as name:
-        yield Path(name)
 
 
 both_saves = pytest.mark.parametrize("step", [1, 2], ids=["replacing", "adding"])
