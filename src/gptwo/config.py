@@ -100,7 +100,7 @@ def preset(name: str) -> GPT2Config:
     return PRESETS[name]
 
 
-def _setting(default: Any = dataclasses.MISSING, *, help: str) -> Any:  # noqa: A002 - argparse calls it so
+def setting(default: Any = dataclasses.MISSING, *, help: str) -> Any:  # noqa: A002 - argparse calls it so
     """A field whose help line is the one that ``gptwo train --help`` prints."""
     return dataclasses.field(default=default, metadata={"help": help})
 
@@ -112,70 +112,70 @@ class TrainConfig:
     Raises ``ConfigError`` for a value, or a combination, that cannot be.
     """
 
-    data: str = _setting(help="folder made by `gptwo prepare`")
-    out: str = _setting(help="folder of the run: checkpoints, log, plot, samples")
-    model: str = _setting(
+    data: str = setting(help="folder made by `gptwo prepare`")
+    out: str = setting(help="folder of the run: checkpoints, log, plot, samples")
+    model: str = setting(
         "micro", help="a size (`gptwo info --help` lists them), or a checkpoint to start from"
     )
-    n_layer: int | None = _setting(None, help="blocks L, instead of the size's own")
-    n_head: int | None = _setting(None, help="attention heads H, instead of the size's own")
-    n_embd: int | None = _setting(None, help="width D, instead of the size's own")
-    context: int | None = _setting(None, help="context length C in tokens, instead of the size's own")
-    dropout: float | None = _setting(None, help="dropout, instead of the size's own")
-    batch_tokens: int = _setting(4096, help="tokens per step, a multiple of the context")
-    micro_batch: int | None = _setting(
+    n_layer: int | None = setting(None, help="blocks L, instead of the size's own")
+    n_head: int | None = setting(None, help="attention heads H, instead of the size's own")
+    n_embd: int | None = setting(None, help="width D, instead of the size's own")
+    context: int | None = setting(None, help="context length C in tokens, instead of the size's own")
+    dropout: float | None = setting(None, help="dropout, instead of the size's own")
+    batch_tokens: int = setting(4096, help="tokens per step, a multiple of the context")
+    micro_batch: int | None = setting(
         None, help="sequences that run at once; derived from the free memory when not given"
     )
-    steps: int = _setting(1000, help="optimizer steps")
-    optimizer: Literal["auto", "adamw", "muon"] = _setting(
+    steps: int = setting(1000, help="optimizer steps")
+    optimizer: Literal["auto", "adamw", "muon"] = setting(
         "auto", help="muon: Muon for the blocks' matrices, AdamW for the rest; auto is muon for a fresh model"
     )
-    lr: float | None = _setting(None, help="AdamW's highest learning rate; the size's own when not given")
-    muon_lr: float | None = _setting(None, help="Muon's highest learning rate; the size's own when not given")
-    schedule: Literal["auto", "cosine", "wsd", "linear"] = _setting(
+    lr: float | None = setting(None, help="AdamW's highest learning rate; the size's own when not given")
+    muon_lr: float | None = setting(None, help="Muon's highest learning rate; the size's own when not given")
+    schedule: Literal["auto", "cosine", "wsd", "linear"] = setting(
         "auto", help="how learning rates fall after the warm-up; wsd keeps them, then falls linearly"
     )
-    min_lr: float | None = _setting(
+    min_lr: float | None = setting(
         None, help="AdamW's learning rate at the end, Muon's in proportion; the size's own when not given"
     )
-    warmup_steps: int | None = _setting(
+    warmup_steps: int | None = setting(
         None, help="steps over which learning rates rise from 0; the size's own when not given"
     )
-    decay_fraction: float | None = _setting(
+    decay_fraction: float | None = setting(
         None, help="wsd: share of the steps, at the end, over which it falls; the size's own when not given"
     )
-    weight_decay: float | None = _setting(
+    weight_decay: float | None = setting(
         None, help="decay of matrices, none for biases and norms; the size's own when not given"
     )
-    beta1: float = _setting(0.9, help="AdamW's decay of the mean of gradients")
-    beta2: float | None = _setting(
+    beta1: float = setting(0.9, help="AdamW's decay of the mean of gradients")
+    beta2: float | None = setting(
         None, help="AdamW's decay of the mean of squared gradients; the size's own when not given"
     )
-    grad_clip: float = _setting(1.0, help="largest norm of the gradient; 0 for no limit")
-    eval_every: int = _setting(250, help="steps between evaluations on the validation split")
-    eval_tokens: int | None = _setting(
+    grad_clip: float = setting(1.0, help="largest norm of the gradient; 0 for no limit")
+    eval_every: int = setting(250, help="steps between evaluations on the validation split")
+    eval_tokens: int | None = setting(
         None, help="validation tokens to evaluate; the whole split when not given"
     )
-    spike_nats: float = _setting(
+    spike_nats: float = setting(
         1.0, help="go back when 3 losses in a row lie so far above the median of the last 100; 0 for never"
     )
-    save_every: int = _setting(250, help="steps between checkpoints; the last step is always saved")
-    keep_last: int = _setting(
+    save_every: int = setting(250, help="steps between checkpoints; the last step is always saved")
+    keep_last: int = setting(
         3, help="newest checkpoints to keep, beside the one of the lowest validation loss"
     )
-    log_every: int = _setting(10, help="steps between lines of metrics.jsonl")
-    sample_prompt: str = _setting("\n", help="what the sample at each evaluation goes on from")
-    sample_tokens: int = _setting(128, help="tokens of the sample at each evaluation; 0 for none")
-    seed: int = _setting(0, help="decides the initial weights, the order of the data and dropout")
-    device: str = _setting("auto", help="auto, cpu, cuda, cuda:N or mps")
-    dtype: Literal["auto", "fp32", "bf16"] = _setting(
+    log_every: int = setting(10, help="steps between lines of metrics.jsonl")
+    sample_prompt: str = setting("\n", help="what the sample at each evaluation goes on from")
+    sample_tokens: int = setting(128, help="tokens of the sample at each evaluation; 0 for none")
+    seed: int = setting(0, help="decides the initial weights, the order of the data and dropout")
+    device: str = setting("auto", help="auto, cpu, cuda, cuda:N or mps")
+    dtype: Literal["auto", "fp32", "bf16"] = setting(
         "auto", help="arithmetic of the step; auto is bf16 where the device has it in hardware, else fp32"
     )
-    compile: bool = _setting(False, help="compile the step with torch.compile (needs a C++ compiler)")
-    checkpoint_activations: bool = _setting(
+    compile: bool = setting(False, help="compile the step with torch.compile (needs a C++ compiler)")
+    checkpoint_activations: bool = setting(
         False, help="keep one activation per block and compute the rest again: less memory, a third more work"
     )
-    track: Literal["none", "tensorboard", "trackio"] = _setting(
+    track: Literal["none", "tensorboard", "trackio"] = setting(
         "none", help="also write the metrics for a tracker"
     )
 

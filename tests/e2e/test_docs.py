@@ -146,6 +146,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 if [ "$1" = train ]; then
     case " $* " in *" --resume "*) set -- "$@" {SMALLER_RESUMED};; *) set -- "$@" {SMALLER};; esac
 fi
+if [ "$1" = finetune ]; then set -- "$@" --steps 2 --sample-tokens 4; fi
 exec '{sys.executable}' -m gptwo "$@"
 """
     for name, script in {"gptwo": gptwo, "python": f"#!/bin/sh\nexec '{sys.executable}' \"$@\"\n"}.items():
@@ -384,6 +385,16 @@ def test_keys_of_train_and_of_its_log(
     examples = {tuple(json.loads(block.text)) for block in blocks(page) if block.language == "json"}
     assert examples == logged
     assert documented_keys(page) == {key for record in logged for key in record}
+
+
+def test_keys_of_finetune_and_merge(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(tmp_path / "run")
+    arguments = ["finetune", str(world / "runs/mine"), "--data", str(world / "more"), "--out", run]
+    check_section(
+        "finetune",
+        output_of([*arguments, "--lora-rank", "2", "--steps", "1", "--sample-tokens", "0"], capsys),
+    )
+    check_section("merge", output_of(["merge", run, "--out", str(tmp_path / "merged")], capsys))
 
 
 def test_keys_of_generate(world: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,6 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -65,10 +64,11 @@ def read_examples(paths: Sequence[str], tokenizer: Tokenizer, *, val_fraction: f
         {"messages": [{"role": ..., "content": ...}]}   what the assistant says, each with its <|endoftext|>
         {"text": text}                                  all of it
 
-    Other keys are ignored. Any other path is text as `Sources` reads it, a document an example; a single document is
-    split by position. An empty prompt stands for <|endoftext|>, as for ``gptwo generate``. Prompt and completion are
-    encoded apart, as a prompt is when the model answers it. Raises ``DataError`` naming file and line for a line that
-    is something else than the lines before it, or no example; and ``TokenizerError`` for text that cannot be encoded.
+    Other keys are ignored. Any other file is text as `Sources` reads it, a document an example; a single document is
+    split by position. A folder stands for its files. An empty prompt stands for <|endoftext|>, as for ``gptwo
+    generate``. Prompt and completion are encoded apart, as a prompt is when the model answers it. Raises ``DataError``
+    naming file and line for a line that is something else than the lines before it, or no example; and
+    ``TokenizerError`` for text that cannot be encoded.
     """
     if tokenizer.eot_id is None:
         raise TokenizerError("the tokenizer has no <|endoftext|> to end an answer with; use one that has")
@@ -153,14 +153,15 @@ def _one_kind(records: Iterator[_Record]) -> Iterator[_Record]:
 
 
 def _records(paths: Sequence[str]) -> Iterator[_Record]:
-    for path in paths:
-        if is_json_lines(Path(path)) and Path(path).is_file():
-            with open_binary(Path(path)) as stream:
-                for number, line in enumerate(decoded_lines(stream, path), start=1):
+    sources = Sources(paths)
+    for file in itertools.chain.from_iterable(map(sources.files, paths)):
+        if is_json_lines(file):
+            with open_binary(file) as stream:
+                for number, line in enumerate(decoded_lines(stream, str(file)), start=1):
                     if not line.isspace():
-                        yield _record(line, f"{path}:{number}")
+                        yield _record(line, f"{file}:{number}")
         else:
-            for document in Sources([path]):
+            for document in sources.documents(file):
                 yield _Record(document.name, "text", _all_of("".join(document.blocks)))
 
 

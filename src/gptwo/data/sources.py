@@ -65,13 +65,18 @@ class Sources:
                 if self.stdin is None:
                     raise DataError("standard input (-) is not available here; expected files or folders")
                 yield Document("standard input", _file_blocks(self.stdin, "standard input"))
-            elif Path(path).is_dir():
-                for file in self._walk(Path(path)):
-                    yield from self._documents(file)
-            elif Path(path).exists():
-                yield from self._documents(Path(path))
             else:
-                raise DataError(f"there is no file or folder {path}; expected text to read")
+                for file in self.files(path):
+                    yield from self.documents(file)
+
+    def files(self, path: str) -> Iterator[Path]:
+        """The file ``path``, or those of the folder ``path``. ``DataError`` when there is neither."""
+        if Path(path).is_dir():
+            yield from self._walk(Path(path))
+        elif Path(path).exists():
+            yield Path(path)
+        else:
+            raise DataError(f"there is no file or folder {path}; expected text to read")
 
     def _walk(self, folder: Path) -> Iterator[Path]:
         exclude = None if self.exclude is None else self.exclude.resolve()
@@ -90,7 +95,8 @@ class Sources:
                 else:
                     yield file
 
-    def _documents(self, file: Path) -> Iterator[Document]:
+    def documents(self, file: Path) -> Iterator[Document]:
+        """The documents of one file."""
         suffix = _table_suffix(file)
         if suffix is None:
             yield Document(str(file), _file_blocks(file, str(file)))

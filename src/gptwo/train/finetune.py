@@ -22,7 +22,7 @@ from gptwo.model import GPT2
 from gptwo.model.lora import LoraConfig, add_lora
 from gptwo.tokenizer import Tokenizer
 from gptwo.train.examples_source import PackedExamples
-from gptwo.train.finetune_config import LARGEST_BATCH_TOKENS, FinetuneConfig
+from gptwo.train.finetune_config import FULL_LR, LARGEST_BATCH_TOKENS, LORA_LR, FinetuneConfig
 from gptwo.train.loop import TrainingRun, TrainResult
 from gptwo.train.metrics import read_metrics
 from gptwo.train.observer import Observer, Silent
@@ -102,6 +102,7 @@ class Finetuning:
             model=name,
             batch_tokens=sequences * self._shape.context,
             steps=steps,
+            lr=config.lr if config.lr is not None else FULL_LR if self._lora is None else LORA_LR,
             epochs=0.0,
             sample_prompt=config.sample_prompt or self._first_prompt,
         )

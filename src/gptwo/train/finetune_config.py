@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from gptwo.base.errors import ConfigError
-from gptwo.config import TrainConfig
-from gptwo.config import _setting as setting
+from gptwo.config import TrainConfig, setting
 
-# Chosen by measurement: docs/decisions/0012-fine-tuning.md.
+# Chosen by measurement: docs/decisions/0011-fine-tuning.md.
 FULL_LR = 3e-4
 LORA_LR = 3e-3
 
@@ -51,12 +50,11 @@ class FinetuneConfig(TrainConfig):
     optimizer: Literal["auto", "adamw", "muon"] = setting(
         "adamw", help="muon: Muon for the blocks' matrices, AdamW for the rest; auto is adamw"
     )
-    lr: float = setting(
-        FULL_LR,
+    lr: float | None = setting(
+        None,
         help=f"highest learning rate; {FULL_LR:g} for all weights, {LORA_LR:g} for adapters when not given",
     )
-    warmup_steps: int = setting(10, help="steps over which the learning rate rises from 0")
-    weight_decay: float = setting(0.0, help="AdamW's decay of matrices; biases and norms have none")
+    weight_decay: float | None = setting(0.0, help="AdamW's decay of matrices; biases and norms have none")
     batch_tokens: int | None = setting(  # type: ignore[assignment]
         None,
         help=f"tokens per step, a multiple of the context; when not given {LARGEST_BATCH_TOKENS:,}, or fewer where an "
@@ -97,8 +95,6 @@ class FinetuneConfig(TrainConfig):
             raise ConfigError(
                 f"{where}: steps={values['steps']} and epochs={values['epochs']}; give one of the two"
             )
-        if values.get("lora_rank") is not None:
-            values.setdefault("lr", LORA_LR)
         return super().from_mapping(values, where=where)
 
     def to_mapping(self) -> dict[str, Any]:

@@ -91,6 +91,12 @@ def test_one_text_is_split_by_position(tmp_path: Path) -> None:
     assert (len(train.replace("<|endoftext|>", "")), len(val.replace("<|endoftext|>", ""))) == (80, 20)
 
 
+def test_a_folder_stands_for_its_files(tmp_path: Path) -> None:
+    for number in range(3):
+        lines(tmp_path, {"prompt": str(number), "completion": "x"}, name=f"{number}.jsonl")
+    assert len(both(read(str(tmp_path)))) == 3
+
+
 def test_an_end_of_text_that_is_written_is_text(tmp_path: Path) -> None:
     path = lines(
         tmp_path, *({"prompt": f"{i}<|endoftext|>", "completion": "a<|endoftext|>"} for i in range(2))

@@ -253,16 +253,20 @@ def test_the_base_keeps_to_one_checkpoint_and_may_be_an_adapter(settings: Settin
 def test_defaults(settings: Settings) -> None:
     assert settings(steps=None).epochs == 3.0
     assert settings().epochs == 0.0
-    assert settings().lr == FULL_LR
-    assert settings(lora_rank=2).lr == LORA_LR
-    assert settings(lora_rank=2, lr=0.5).lr == 0.5
     result = finetune(settings(steps=None, epochs=2.0, batch_tokens=None, eval_every=1000, save_every=1000))
     kept = tomllib.loads((result.run.run / "config.toml").read_text())
     # 60 short sums are few rows, so a step is one of them: two epochs are twice the rows.
     assert kept["batch_tokens"] == 24
+    assert kept["lr"] == FULL_LR
     assert kept["epochs"] == 0.0
     assert kept["steps"] == result.run.step
     assert kept["sample_prompt"].endswith("=")
+
+
+@pytest.mark.parametrize(("given", "kept"), [({}, LORA_LR), ({"lr": 0.5}, 0.5)])
+def test_the_learning_rate_of_adapters(settings: Settings, given: dict[str, float], kept: float) -> None:
+    result = finetune(settings(**LORA, **given, steps=1))
+    assert tomllib.loads((result.run.run / "config.toml").read_text())["lr"] == kept
 
 
 def test_chat(settings: Settings, tmp_path: Path) -> None:
