@@ -226,8 +226,8 @@ class GPT2(nn.Module):
         A target of ``NOT_PREDICTED`` adds 0 and is not counted. ``documents`` as for ``residual``.
         """
         x_BTD, E_VD = self._residual_and_embedding(tokens, None, documents)
-        if reduction != "none" and not torch.compiler.is_compiling():
-            loss = summed_cross_entropy(x_BTD.flatten(0, 1), E_VD, targets.flatten())
+        if reduction != "none":
+            loss: Tensor = summed_cross_entropy(x_BTD.flatten(0, 1), E_VD, targets.flatten())
             return loss / (targets != NOT_PREDICTED).sum() if reduction == "mean" else loss
         logits = F.linear(x_BTD, E_VD).flatten(0, 1)
         return F.cross_entropy(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # A target that is not predicted: it adds nothing to the loss. The number is torch's and transformers' own.
 NOT_PREDICTED = -100
 # Values of the logits that exist at once. On a CPU they should stay in its cache: 2^23 are 32 MB.
-_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 27}
+_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 26}
 
 
 def look_up(
@@ -50,10 +50,14 @@ class _LookUp(torch.autograd.Function):
         return None, dE_VD.index_add_(0, tokens_BT.flatten(), drows_BTD.reshape(-1, dE_VD.shape[1]))
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator] # torch's
 def summed_cross_entropy(
     x_ND: Float[Tensor, "N D"], E_VD: Float[Tensor, "V D"], targets_N: Int[Tensor, " N"]
 ) -> Float[Tensor, ""]:
-    """Σ -log softmax(E x)[target] in nats, in float32 at least, over the rows whose target is to be predicted."""
+    """Σ -log softmax(E x)[target] in nats, in float32 at least, over the rows whose target is to be predicted.
+
+    ``torch.compile`` leaves it as it is: traced, its loop would be unrolled, and autograd would keep every piece.
+    """
     if x_ND.device.type == "cpu":
         # The other rows need no product. On a GPU the host would have to wait for their number.
         predicted_N = targets_N != NOT_PREDICTED

@@ -1,8 +1,7 @@
-"""The three matrix products of a linear layer Y = X Wᵀ + b, each through the fastest kernel that torch has for it.
+"""The three matrix products of a linear layer Y = X Wᵀ + b, each through the faster kernel that torch has for it.
 
-For float32 on an x86 CPU torch's own ``mm`` calls MKL, which reaches 190-205 of an AMD core pair's GFLOP/s where
-oneDNN, which torch also carries, reaches 215-220 (and 200 against 110-120 for a head of 50,257 columns). For dW it is
-the other way round. ``docs/decisions`` has the figures. Everywhere else the products are torch's own.
+For float32 on an x86 CPU torch's own ``mm`` calls MKL. For Y and dX oneDNN, which torch also carries, is faster; for dW
+MKL is (``docs/decisions/0010-step-cost.md``). Everywhere else the products are torch's own.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from gptwo.train.report import Report
 from gptwo.train.run_folder import run_folder, starting_point
 from gptwo.train.sample import sample_text, with_possible_prompt
 from gptwo.train.schedule import schedule_factor
-from gptwo.train.setup import loss_function, resolve_for_machine
+from gptwo.train.setup import loss_function, resolve_for_machine, tune_process
 from gptwo.train.source import Feed
 from gptwo.train.step import StepResult, optimizer_step, seed_step
 from gptwo.train.task import Pretraining, Task
@@ -80,6 +80,7 @@ class TrainingRun:
 
     def run(self) -> TrainResult:
         """All steps that are left, unless a signal asks to stop. Until here nothing has been written."""
+        tune_process(self._device)
         with run_folder(self._config) as self._folder:
             self._report = Report(
                 self._config,

@@ -30,17 +30,20 @@ def sequences_per_step(batch_tokens: int, context: int) -> int:
     return batch_tokens // context
 
 
-def activation_bytes(config: GPT2Config, *, checkpoint_activations: bool) -> int:
-    """Bytes, roughly and from above, that one training sequence of length C keeps until its backward pass, in fp32.
+def activation_bytes(config: GPT2Config, *, checkpoint_activations: bool, fused: bool, on_cpu: bool) -> int:
+    """Bytes, nearly, that one training sequence of length C keeps until its backward pass, in fp32.
 
-    Per token and block: input, two norms, q k v, attention's output, the residual between, two MLP rows of F:
-    8 D + 2 F values; with checkpointing only the input of each block, and one block in full. The logits, their
-    softmax and their gradient are 3 V values.
+    Per token and block, ``fused`` (``model/fused_linear.py``: a CPU, eager, fp32): x, q k v, attention's output and x',
+    6 D, and the MLP's row before GELU, F. Else also the outputs of both norms and of GELU: 8 D + 2 F. With dropout
+    two masks, and on a CPU, where torch's attention kernel has no dropout, three C×C squares a head. With checkpointing
+    only the input of each block, and one block in full. The head keeps no logits.
     """
-    D, F, V = config.n_embd, config.mlp_width, config.vocab_size
-    block = 8 * D + 2 * F
+    D, F = config.n_embd, config.mlp_width
+    block = 6 * D + F if fused else 8 * D + 2 * F
+    if config.dropout > 0:
+        block += 2 * D + (3 * config.n_head * config.context if on_cpu else 0)
     blocks = config.n_layer * D + block if checkpoint_activations else config.n_layer * block
-    return 4 * config.context * (blocks + 3 * D + 3 * V)
+    return 4 * config.context * (blocks + 3 * D)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -58,13 +61,19 @@ def total_bytes(device: torch.device) -> int:
 
 
 def derive_micro_batch(
-    config: GPT2Config, sequences: int, *, available_bytes: int, checkpoint_activations: bool
+    config: GPT2Config,
+    sequences: int,
+    *,
+    available_bytes: int,
+    checkpoint_activations: bool,
+    fused: bool,
+    on_cpu: bool,
 ) -> int:
     """The largest even cut of ``sequences`` whose activations fit in half of the free memory; at least 1.
 
     What every parameter takes beside them is taken off first.
     """
-    each = activation_bytes(config, checkpoint_activations=checkpoint_activations)
+    each = activation_bytes(config, checkpoint_activations=checkpoint_activations, fused=fused, on_cpu=on_cpu)
     for_activations = _SHARE * (available_bytes - TRAINING_BYTES_PER_PARAMETER * parameter_count(config))
     fits = max(1, int(for_activations) // each)
     pieces = -(-sequences // min(fits, sequences))

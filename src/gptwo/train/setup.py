@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gptwo.base.memory import keep_freed_memory
 from gptwo.base.errors import ConfigError
 from gptwo.checkpoint.released_config import read_config
 from gptwo.checkpoint.resolve import resolve_model
@@ -87,8 +88,20 @@ def resolve_for_machine(config: TrainConfig, model: GPT2) -> TrainConfig:
         sequences_per_step(config.batch_tokens, model.config.context),
         available_bytes=free_bytes(device),
         checkpoint_activations=config.checkpoint_activations,
+        on_cpu=device.type == "cpu",
+        fused=device.type == "cpu" and dtype == "fp32" and not config.compile,
     )
     return dataclasses.replace(config, dtype=dtype, micro_batch=micro_batch)
+
+
+def tune_process(device: torch.device) -> None:
+    """What a training step gains from and no result of it depends on in kind: freed memory kept, TF32 on a GPU.
+
+    TF32 products of float32 matrices round their inputs to 10 bits, and sum in float32.
+    """
+    keep_freed_memory()
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
 
 
 def loss_function(model: GPT2, *, compile_step: bool) -> LossSum:

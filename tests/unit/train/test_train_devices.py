@@ -18,7 +18,7 @@ from gptwo.model import GPT2, build_model
 from gptwo.train.metrics import read_metrics
 from gptwo.train.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
 from gptwo.train.recipes import resolve_recipe
-from gptwo.train.setup import loss_function
+from gptwo.train.setup import loss_function, tune_process
 from gptwo.train.step import accumulate_gradients, update
 from tolerance import Tolerance
 
@@ -139,6 +139,16 @@ def test_a_weight_left_on_the_cpu_is_caught(device: torch.device) -> None:
     model.final_norm.weight = torch.nn.Parameter(torch.ones(CONFIG.n_embd))
     with pytest.raises(RuntimeError, match=STRAY):
         step(model, build_optimizer(model, SETTINGS), [(tokens_on(device, 2), tokens_on(device, 2))])
+
+
+def test_tf32_is_for_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    matmul = torch.backends.cuda.matmul
+    monkeypatch.setattr(matmul, "fp32_precision", "ieee")
+    monkeypatch.setattr("gptwo.train.setup.keep_freed_memory", lambda: True)
+    tune_process(torch.device("cpu"))
+    assert matmul.fp32_precision == "ieee"
+    tune_process(torch.device("cuda"))
+    assert matmul.fp32_precision == "tf32"
 
 
 # --- bf16 on the CPU, where torch has it everywhere ------------------------------------------------------------------
