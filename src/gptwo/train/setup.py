@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gptwo.base.memory import keep_freed_memory
 from gptwo.base.errors import ConfigError
+from gptwo.base.memory import keep_freed_memory
 from gptwo.checkpoint.released_config import read_config
 from gptwo.checkpoint.resolve import resolve_model
 from gptwo.checkpoint.vocabulary import require_same_vocabulary

@@ -142,13 +142,17 @@ def test_a_weight_left_on_the_cpu_is_caught(device: torch.device) -> None:
 
 
 def test_tf32_is_for_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    matmul = torch.backends.cuda.matmul
-    monkeypatch.setattr(matmul, "fp32_precision", "ieee")
     monkeypatch.setattr("gptwo.train.setup.keep_freed_memory", lambda: True)
-    tune_process(torch.device("cpu"))
-    assert matmul.fp32_precision == "ieee"
-    tune_process(torch.device("cuda"))
-    assert matmul.fp32_precision == "tf32"
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = "ieee"
+        tune_process(torch.device("cpu"))
+        assert matmul.fp32_precision == "ieee"
+        tune_process(torch.device("cuda"))
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before
 
 
 # --- bf16 on the CPU, where torch has it everywhere ------------------------------------------------------------------
