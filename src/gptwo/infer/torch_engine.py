@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gptwo.base.device import resolve_device
@@ -17,6 +16,7 @@ from gptwo.checkpoint.weights import load_model
 from gptwo.config import GPT2Config
 from gptwo.infer.engine import Scores, Tokens
 from gptwo.infer.kv_cache import KVCache
+from gptwo.model import products
 from gptwo.model.gpt2 import GPT2
 
 if TYPE_CHECKING:
@@ -130,10 +130,10 @@ class TorchEngine:
     ) -> Iterator[tuple[Float[Tensor, " m"], Bool[Tensor, " m"]]]:
         """log softmax(residual Eᵀ)[target], and whether the target has the largest logit, some rows at a time."""
         at_once = max(1, _LOGITS_AT_ONCE // self.config.vocab_size)
+        exact = torch.promote_types(residual_nD.dtype, torch.float32)
         for start in range(0, len(targets_n), at_once):
             targets_m = targets_n[start : start + at_once]
-            logits_mV = F.linear(residual_nD[start : start + at_once], self._model.token_embedding.weight).to(
-                torch.promote_types(residual_nD.dtype, torch.float32)
-            )
+            residual_mD = residual_nD[start : start + at_once]
+            logits_mV = products.linear(residual_mD, self._model.token_embedding.weight, None).to(exact)
             chosen_m = logits_mV.gather(1, targets_m[:, None])[:, 0]
             yield chosen_m - logits_mV.logsumexp(dim=1), logits_mV.argmax(dim=1) == targets_m
