@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,16 +63,23 @@ def test_it_learns_and_leaves_a_whole_run_behind(tiny: Build, tmp_path: Path) ->
     assert (run / "samples.txt").read_text(encoding="utf-8").count("=== step") == 3
 
 
-@pytest.mark.parametrize(("log_every", "optimizer"), [(1, "muon"), (4, "muon"), (4, "adamw")])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"log_every": 1, "optimizer": "muon"},
+        {"log_every": 4, "optimizer": "muon"},
+        {"log_every": 4, "optimizer": "adamw"},
+        {"batch_tokens": 64 * 16, "micro_batch": 24},  # 216 windows: an epoch ends within the fourth step
+    ],
+)
 def test_resume_after_any_step_is_bitwise_the_run_that_never_stopped(
-    tiny: Build, tmp_path: Path, log_every: int, optimizer: str
+    tiny: Build, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    whole = tiny(out=str(tmp_path / "whole"), log_every=log_every, optimizer=optimizer)
-    train(whole)
+    train(tiny(out=str(tmp_path / "whole"), **changes))
     expected = everything_saved(tmp_path / "whole", 6)
     for stop_after in range(1, 6):
         out = tmp_path / f"stopped-{stop_after}"
-        stopped = tiny(out=str(out), log_every=log_every, optimizer=optimizer)
+        stopped = tiny(out=str(out), **changes)
 
         class StopThere(Silent):
             def saved(self, step: int, checkpoint: Path, stop_after: int = stop_after) -> None:

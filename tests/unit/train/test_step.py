@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.tolerance import Tolerance
 from torch import Tensor
 
 from gptwo.config import GPT2Config, TrainConfig
 from gptwo.model import GPT2, build_model
+from gptwo.model.head import NOT_PREDICTED
 from gptwo.train.optimizer import build_optimizer, optimizer_tensors, parameter_groups, restore_optimizer
 from gptwo.train.recipes import resolve_recipe
 from gptwo.train.step import optimizer_step, seed_step
@@ -64,6 +68,43 @@ def test_loss_is_the_mean_over_all_predicted_tokens() -> None:
         grad_clip=1.0,
     )
     SUM_ORDER.assert_close(result.loss, expected)
+
+
+@settings(max_examples=12)
+@given(
+    predicted=st.lists(st.integers(0, 8), min_size=6, max_size=6).filter(any),
+    cuts=st.sets(st.integers(1, 5)),
+    head_alone=st.booleans(),
+)
+def test_rows_of_unequal_targets_weigh_by_their_targets(
+    predicted: list[int], cuts: set[int], head_alone: bool
+) -> None:
+    """One batch, however it is cut and however few targets a part has (none at all included), is one loss."""
+    results = []
+    bounds = [0, *sorted(cuts), 6]
+    for cut in ([6], [last - first for first, last in pairwise(bounds)]):
+        model, tokens, targets = model_and_batch()
+        targets = targets.clone()
+        for row, kept in enumerate(predicted):
+            targets[row, slice(kept, None) if head_alone else slice(0, 8 - kept)] = NOT_PREDICTED
+        mean = float(model.loss(tokens, targets).detach())  # over what is predicted
+        result = optimizer_step(
+            model,
+            loss_sum_of(model),
+            torch.optim.SGD(model.parameters(), lr=0.0),
+            zip(tokens.split(cut), targets.split(cut), strict=True),
+            predicted_tokens=sum(predicted),
+            lr_factor=1.0,
+            grad_clip=0.0,
+        )
+        assert result.loss == pytest.approx(mean, rel=1e-6)
+        results.append((result, [p.grad for p in model.parameters()]))
+    (whole, whole_gradients), (cut_up, cut_gradients) = results
+    assert cut_up.loss == pytest.approx(whole.loss, rel=1e-6)
+    for one, other in zip(cut_gradients, whole_gradients, strict=True):
+        assert one is not None
+        assert other is not None
+        SUM_ORDER.assert_close(one, other, "gradient")
 
 
 def test_clipping_bounds_the_norm_and_reports_the_one_before() -> None:
