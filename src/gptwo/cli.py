@@ -18,6 +18,7 @@ from gptwo.base.errors import ConfigError, DataError, GptwoError
 from gptwo.config import PRESETS, TrainConfig
 
 if typing.TYPE_CHECKING:
+    from gptwo.train.distributed import World
     from gptwo.train.loop import TrainResult
 
 USER_ERROR = 2
@@ -288,37 +289,60 @@ def _add_settings(
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from gptwo.train.distributed import joined_world
+
+    with joined_world() as world:
+        return _train_on(world, arguments)
+
+
+def _train_on(world: World, arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from gptwo.train.loop import train
     from gptwo.train.terminal import TerminalObserver
 
-    config = _settings(arguments, TrainConfig, "gptwo train")
+    # When torchrun starts a run again that it had begun, nobody is there to add --resume.
+    resume = arguments.resume or world.has_begun()
+    config = _settings(arguments, TrainConfig, "gptwo train", resume=resume, world=world)
     observer = TerminalObserver(Console(stderr=True))
     try:
-        result = train(config, resume=arguments.resume, observer=observer)
+        result = train(config, resume=resume, observer=observer, world=world)
     finally:
         observer.close()
+    if not world.writes:
+        return 0
     if arguments.json:
         _print_json(_run_json(result))
-    return _end_of_run(result, "gptwo train", quiet=arguments.json)
+    return _end_of_run(result, "gptwo train", quiet=arguments.json, world=world)
 
 
 _Settings = typing.TypeVar("_Settings", bound=TrainConfig)
 
 
-def _settings(arguments: argparse.Namespace, kind: type[_Settings], command: str) -> _Settings:
-    """The settings of a run: flags over the file of --config, and to resume, over those that the run has kept."""
+def _settings(
+    arguments: argparse.Namespace, kind: type[_Settings], command: str, *, resume: bool, world: World
+) -> _Settings:
+    """The settings of a run: flags over the file of --config, and to resume, over those that the run has kept.
+
+    Rank 0 joins them, and the others have them from it.
+    """
+    joined = _joined_settings(arguments, kind, resume=resume) if world.writes else None
+    return kind.from_mapping(world.share(joined), where=arguments.config or command)
+
+
+def _joined_settings(
+    arguments: argparse.Namespace, kind: type[TrainConfig], *, resume: bool
+) -> dict[str, Any]:
     from gptwo.train.run_folder import read_toml, resumed_settings
 
     names = {setting.name for setting in dataclasses.fields(kind)}
     flags = {name: value for name, value in vars(arguments).items() if name in names}
     settings = {**read_toml(Path(arguments.config)), **flags} if arguments.config else flags
-    if arguments.resume:
+    if resume:
         if "out" not in settings:
             raise ConfigError("--resume needs --out RUN: the run to go on with")
         settings = resumed_settings(settings["out"], settings, kind)
-    return kind.from_mapping(settings, where=arguments.config or command)
+    return settings
 
 
 def _run_json(result: TrainResult) -> dict[str, Any]:
@@ -331,7 +355,7 @@ def _run_json(result: TrainResult) -> dict[str, Any]:
     }
 
 
-def _end_of_run(result: TrainResult, command: str, *, quiet: bool) -> int:
+def _end_of_run(result: TrainResult, command: str, *, quiet: bool, world: World) -> int:
     """Say what a run leaves and how to go on with it; the exit code."""
     run = shlex.quote(str(result.run))
     if result.stopped_by:
@@ -339,7 +363,8 @@ def _end_of_run(result: TrainResult, command: str, *, quiet: bool) -> int:
             f"{result.stopped_by}: saved step {result.step}; go on with: {command} --out {run} --resume",
             file=sys.stderr,
         )
-        return INTERRUPTED
+        # torchrun would start again what ends with another code than 0.
+        return INTERRUPTED if world.launch is None else 0
     if not quiet:
         print(f"{result.checkpoint}\nwrite with it: gptwo generate {run} --prompt TEXT")
     return 0
@@ -372,6 +397,13 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
 
 
 def _finetune(arguments: argparse.Namespace) -> int:
+    from gptwo.train.distributed import joined_world
+
+    with joined_world() as world:
+        return _finetune_on(world, arguments)
+
+
+def _finetune_on(world: World, arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from gptwo.train.finetune import base_name, finetune
@@ -380,12 +412,15 @@ def _finetune(arguments: argparse.Namespace) -> int:
 
     if "model" in arguments:
         arguments.model = base_name(arguments.model)
-    config = _settings(arguments, FinetuneConfig, "gptwo finetune")
+    resume = arguments.resume or world.has_begun()
+    config = _settings(arguments, FinetuneConfig, "gptwo finetune", resume=resume, world=world)
     observer = TerminalObserver(Console(stderr=True))
     try:
-        result = finetune(config, resume=arguments.resume, observer=observer)
+        result = finetune(config, resume=resume, observer=observer, world=world)
     finally:
         observer.close()
+    if not world.writes:
+        return 0
     evaluation = result.run.evaluation
     if arguments.json:
         _print_json({**_run_json(result.run), "base_nats_per_token": result.base_nats_per_token})
@@ -394,7 +429,7 @@ def _finetune(arguments: argparse.Namespace) -> int:
             f"loss on the held-out answers: {result.base_nats_per_token:.4f} nats per token before, "
             f"{evaluation.nats_per_token:.4f} after {result.run.step} steps"
         )
-    return _end_of_run(result.run, "gptwo finetune", quiet=arguments.json)
+    return _end_of_run(result.run, "gptwo finetune", quiet=arguments.json, world=world)
 
 
 def _add_merge(parser: argparse.ArgumentParser) -> None:

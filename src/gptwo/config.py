@@ -175,6 +175,10 @@ class TrainConfig:
     checkpoint_activations: bool = setting(
         False, help="keep one activation per block and compute the rest again: less memory, a third more work"
     )
+    parallel: Literal["ddp", "fsdp"] = setting(
+        "ddp",
+        help="several ranks (torchrun): ddp has the whole model on each, fsdp a part of every parameter",
+    )
     track: Literal["none", "tensorboard", "trackio"] = setting(
         "none", help="also write the metrics for a tracker"
     )

@@ -43,3 +43,7 @@ class DivergedError(GptwoError, ArithmeticError):
 
 class MissingExtraError(GptwoError, ImportError):
     """A feature whose optional packages are not installed; the message names the extra."""
+
+
+class RankError(GptwoError, RuntimeError):
+    """A process of a run over several that has gone or cannot be reached. What was saved is whole."""

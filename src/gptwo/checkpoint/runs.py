@@ -59,6 +59,13 @@ def newest_whole(run: Path, *, training: bool = True) -> Path | None:
     return None
 
 
+def newest_whole_of(run: Path, last_step: int) -> Path | None:
+    """The newest whole checkpoint of ``last_step`` or before; None when there is none."""
+    newest = checkpoint_path(run, last_step)
+    found = (path for path in reversed(list_checkpoints(run)) if path <= newest)
+    return next((path for path in found if is_whole(path)), None)
+
+
 def prune(run: Path, keep_last: int, keep: Collection[Path] = ()) -> list[Path]:
     """Removes all but the last ``keep_last`` checkpoints and those in ``keep``; returns what it removed.
 

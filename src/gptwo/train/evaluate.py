@@ -11,6 +11,7 @@ from gptwo.base.errors import DataError
 from gptwo.data import TokenData
 from gptwo.data.windows import bytes_of_predicted, windows
 from gptwo.model import GPT2
+from gptwo.train.distributed import ALONE, World
 from gptwo.train.step import autocast
 
 
@@ -35,11 +36,18 @@ def require_something_to_predict(data: TokenData) -> None:
 
 @torch.no_grad()
 def evaluate(
-    model: GPT2, data: TokenData, *, max_tokens: int | None = None, micro_batch: int = 8, dtype: str = "fp32"
+    model: GPT2,
+    data: TokenData,
+    *,
+    max_tokens: int | None = None,
+    micro_batch: int = 8,
+    dtype: str = "fp32",
+    world: World = ALONE,
 ) -> Evaluation:
     """Loss of the model over a split, from windows of C tokens side by side, no state carried between them.
 
-    ``max_tokens`` stops after that many predicted tokens; the bytes are the split's share of those.
+    ``max_tokens`` stops after that many predicted tokens; the bytes are the split's share of those. The ranks take
+    turns with the windows, and all of them get the same result.
     """
     require_something_to_predict(data)
     device = model.token_embedding.weight.device
@@ -52,11 +60,14 @@ def evaluate(
     full = [window.start for window in windows(limit, context) if window.length == context]
     groups = [(full[i : i + micro_batch], context) for i in range(0, len(full), micro_batch)]
     groups += [([w.start], w.length) for w in windows(limit, context) if w.length < context]
-    for starts, length in groups:
+    for index, counts in world.turns(len(groups)):
+        starts, length = groups[index]
         rows = np.stack([data.read(start, length + 1) for start in starts])
         chunk = torch.from_numpy(rows).to(device)
         with autocast(device, dtype):
-            nats += float(model.loss(chunk[:, :-1], chunk[:, 1:], reduction="sum").double())
+            loss = float(model.loss(chunk[:, :-1], chunk[:, 1:], reduction="sum").double())
+        nats += loss if counts else 0.0
+    nats = world.total(nats)
     model.train(was_training)
     text_bytes = bytes_of_predicted(data.bytes, data.tokens, predicted)
     return Evaluation(

@@ -15,6 +15,7 @@ from gptwo.data.examples import Example, Examples
 from gptwo.data.packing import Fitted, PackedRows, fit_to_context
 from gptwo.model import GPT2, NOT_PREDICTED
 from gptwo.tokenizer import Tokenizer
+from gptwo.train.distributed import ALONE, World
 from gptwo.train.evaluate import Evaluation
 from gptwo.train.finetune_config import LARGEST_BATCH_TOKENS, STEPS_PER_EPOCH
 from gptwo.train.micro_batch import sequences_per_step
@@ -82,26 +83,35 @@ class PackedExamples:
         return int(self._train.predicted[self._numbers(step)].sum())
 
     @torch.no_grad()
-    def evaluate(self, model: GPT2, config: TrainConfig) -> Evaluation:
+    def evaluate(self, model: GPT2, config: TrainConfig, world: World = ALONE) -> Evaluation:
         """Mean loss over the answers held out; with ``eval_tokens`` over the first rows that hold so many."""
         device = model.token_embedding.weight.device
         was_training = model.training
         model.eval()
         nats, tokens, text_bytes = 0.0, 0, 0
-        size = config.micro_batch or 1
-        for first in range(0, len(self._val), size):
-            if config.eval_tokens is not None and tokens >= config.eval_tokens:
-                break
-            arrays = self._val.rows(range(first, min(first + size, len(self._val))))
+        groups = self._held_out_groups(config)
+        for index, counts in world.turns(len(groups)):
+            arrays = self._val.rows(groups[index])
             inputs, targets, documents = (torch.from_numpy(array).to(device) for array in arrays)
             with autocast(device, config.dtype):
                 loss = model.loss(inputs, targets, documents=documents, reduction="sum")
-            nats += float(loss.double())
-            predicted = arrays[1][arrays[1] != NOT_PREDICTED]
-            tokens += len(predicted)
-            text_bytes += int(self._bytes_of[predicted].sum())
+            if counts:
+                nats += float(loss.double())
+                predicted = arrays[1][arrays[1] != NOT_PREDICTED]
+                tokens += len(predicted)
+                text_bytes += int(self._bytes_of[predicted].sum())
         model.train(was_training)
+        nats, tokens, text_bytes = world.total(nats), int(world.total(tokens)), int(world.total(text_bytes))
         return Evaluation(nats / tokens, nats / max(1, text_bytes), tokens, text_bytes)
+
+    def _held_out_groups(self, config: TrainConfig) -> list[range]:
+        """The rows to evaluate, cut into micro-batches."""
+        size = config.micro_batch or 1
+        groups = [range(i, min(i + size, len(self._val))) for i in range(0, len(self._val), size)]
+        if config.eval_tokens is None:
+            return groups
+        before = np.cumsum([0] + [int(self._val.predicted[group].sum()) for group in groups])
+        return [group for group, tokens in zip(groups, before, strict=False) if tokens < config.eval_tokens]
 
     def _numbers(self, step: int) -> np.ndarray:
         samples = range(step * self.sequences, (step + 1) * self.sequences)

@@ -21,6 +21,7 @@ from gptwo.data.index import is_prepared
 from gptwo.model import GPT2
 from gptwo.model.lora import LoraConfig, add_lora
 from gptwo.tokenizer import Tokenizer
+from gptwo.train.distributed import ALONE, World
 from gptwo.train.examples_source import PackedExamples
 from gptwo.train.finetune_config import FULL_LR, LARGEST_BATCH_TOKENS, LORA_LR, FinetuneConfig
 from gptwo.train.loop import TrainingRun, TrainResult
@@ -41,18 +42,18 @@ class FinetuneResult:
 
 
 def finetune(
-    config: FinetuneConfig, *, resume: bool = False, observer: Observer | None = None
+    config: FinetuneConfig, *, resume: bool = False, observer: Observer | None = None, world: World = ALONE
 ) -> FinetuneResult:
     """Fine-tune the base ``config.model`` into the run folder ``config.out``, as ``train`` trains; errors likewise.
 
     The base is measured on the held-out answers before the first step, so the log tells what was learned.
     """
-    watched = observer or Silent()
-    start = starting_point(Path(config.out), resume=resume)
+    watched = observer if observer and world.writes else Silent()
+    start = starting_point(Path(config.out), resume=resume) if world.writes else None
     task = Finetuning(config, start)
     if task.notice and start is None:
         watched.warned(task.notice)
-    result = _FinetuneRun(task.config, task, resume=resume, observer=watched).run()
+    result = _FinetuneRun(task.config, task, world, resume=resume, observer=watched).run()
     before = [
         r["val_loss"] for r in read_metrics(result.run / METRICS_NAME) if not r["step"] and "val_loss" in r
     ]

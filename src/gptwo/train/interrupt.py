@@ -6,6 +6,8 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+from gptwo.train.distributed import World
+
 
 class StopRequest:
     """While entered: the first SIGINT or SIGTERM sets ``signal_name``; a second one ends the process at once.
@@ -15,7 +17,7 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self.signal_name: str | None = None
+        self._number = 0
         self._previous: dict[int, signal._HANDLER] = {}
 
     def __enter__(self) -> StopRequest:
@@ -24,8 +26,17 @@ class StopRequest:
                 self._previous[number] = signal.signal(number, self._ask)
         return self
 
+    @property
+    def signal_name(self) -> str | None:
+        return signal.Signals(self._number).name if self._number else None
+
+    def agreed(self, world: World) -> bool:
+        """Whether any rank was asked to stop; then all of them are, by the same signal."""
+        self._number = world.largest(self._number)
+        return self._number > 0
+
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.signal_name = signal.Signals(number).name
+        self._number = number
         for each in self._previous:
             signal.signal(each, signal.SIG_DFL)
 

@@ -10,24 +10,24 @@ from pathlib import Path
 
 import torch
 
-from gptwo.base.device import resolve_device
 from gptwo.base.errors import ConfigError, DataError, DivergedError
 from gptwo.checkpoint.atomic_folder import remove_folder
-from gptwo.checkpoint.manifest import is_whole
-from gptwo.checkpoint.runs import checkpoint_path, list_checkpoints, newest_whole, prune
-from gptwo.checkpoint.store import TrainingState, load_training_state
+from gptwo.checkpoint.runs import checkpoint_path, list_checkpoints, newest_whole, newest_whole_of, prune
+from gptwo.checkpoint.store import TrainingState
 from gptwo.config import TrainConfig
+from gptwo.train import ranks
+from gptwo.train.distributed import ALONE, World
 from gptwo.train.evaluate import Evaluation
 from gptwo.train.guard import BAD_IN_A_ROW, MOST_ROLLBACKS, Guard
 from gptwo.train.interrupt import StopRequest
 from gptwo.train.interval import Interval
 from gptwo.train.observer import Observer, RunStart, Silent
-from gptwo.train.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
+from gptwo.train.optimizer import build_optimizer, restore_optimizer
 from gptwo.train.report import Report
 from gptwo.train.run_folder import run_folder, starting_point
 from gptwo.train.sample import sample_text, with_possible_prompt
 from gptwo.train.schedule import schedule_factor
-from gptwo.train.setup import loss_function, resolve_for_machine, tune_process
+from gptwo.train.setup import resolve_for_machine, tune_process
 from gptwo.train.source import Feed
 from gptwo.train.step import StepResult, optimizer_step, seed_step
 from gptwo.train.task import Pretraining, Task
@@ -44,31 +44,39 @@ class TrainResult:
     stopped_by: str | None
 
 
-def train(config: TrainConfig, *, resume: bool = False, observer: Observer | None = None) -> TrainResult:
+def train(
+    config: TrainConfig, *, resume: bool = False, observer: Observer | None = None, world: World = ALONE
+) -> TrainResult:
     """Train as ``config`` says into the run folder ``config.out``; with ``resume`` go on from its newest checkpoint.
 
     Step s sees tokens that follow from (seed, s) alone, and dropout that follows from the same, so a resumed run's
     weights are bitwise those of one that never stopped. Saves before it evaluates. On SIGINT or SIGTERM it finishes
-    the step, saves and returns. Raises ``GptwoError`` for what a user can mend.
+    the step, saves and returns. With several ranks, all call this with the same settings, and rank 0 alone reads and
+    writes the run folder. Raises ``GptwoError`` for what a user can mend.
     """
-    return TrainingRun(config, Pretraining(config), resume=resume, observer=observer or Silent()).run()
+    return TrainingRun(config, Pretraining(config), world, resume=resume, observer=observer or Silent()).run()
 
 
 class TrainingRun:
     """One run: its data, model, optimizer and step. ``run`` does the work."""
 
-    def __init__(self, config: TrainConfig, task: Task, *, resume: bool, observer: Observer) -> None:
-        start = starting_point(Path(config.out), resume=resume)
-        self._observer = observer
-        self._device = resolve_device(config.device)
+    def __init__(
+        self, config: TrainConfig, task: Task, world: World, *, resume: bool, observer: Observer
+    ) -> None:
+        start = world.share_path(starting_point(Path(config.out), resume=resume) if world.writes else None)
+        self._observer = observer if world.writes else Silent()
+        self._world = world
+        self._device = world.device(config.device)
         self._task = task
         config = with_possible_prompt(config, task.tokenizer)
-        self._model = task.model(start, self._device).train()
-        self._config = config = resolve_for_machine(config, self._model)
+        self._model = ranks.model_on_ranks(
+            task.model, start, config, device=self._device, world=world
+        ).train()
+        self._config = config = resolve_for_machine(config, self._model, world)
         self._optimizer = build_optimizer(self._model, config)
-        self._loss_sum = loss_function(self._model, compile_step=config.compile)
         self._source = task.source(self._model.config.context)
-        self._feed = Feed(self._source, config.micro_batch or self._source.sequences, self._device)
+        self._loss_sum = ranks.loss_on_ranks(self._model, config, world, sequences=self._source.sequences)
+        self._feed = Feed(self._source, config.micro_batch or self._source.sequences, self._device, world)
         self._step = 0
         self._interval = Interval()
         self._guard = Guard(config.spike_nats)
@@ -81,7 +89,10 @@ class TrainingRun:
     def run(self) -> TrainResult:
         """All steps that are left, unless a signal asks to stop. Until here nothing has been written."""
         tune_process(self._device)
+        if not self._world.writes:
+            return self._run()
         with run_folder(self._config) as self._folder:
+            self._world.note_begun()
             self._report = Report(
                 self._config,
                 self._model.config,
@@ -90,6 +101,7 @@ class TrainingRun:
                 first_step=self._step,
                 device=self._device,
                 observer=self._observer,
+                ranks=self._world.size,
             )
             try:
                 return self._run()
@@ -100,21 +112,23 @@ class TrainingRun:
         config = self._config
         self._observer.started(self._description())
         with StopRequest() as stop:
-            if self._owes_evaluation():
+            if self._world.share(self._world.writes and self._owes_evaluation()):
                 self._evaluate()
-            while self._step < config.steps and stop.signal_name is None:
+            while self._step < config.steps and not stop.agreed(self._world):
                 result = self._timed_step()
                 self._step += 1
                 if not self._accept(result):
                     continue
                 last = self._step == config.steps
                 if last or self._step % config.log_every == 0:
-                    self._report.trained(self._step, self._interval, self._guard)
+                    if self._world.writes:
+                        self._report.trained(self._step, self._interval, self._guard)
                     self._interval = Interval()
                 evaluates = last or self._step % config.eval_every == 0
-                if self._should_save(before_evaluation=evaluates) or last or stop.signal_name:
+                stopping = stop.agreed(self._world)
+                if self._should_save(before_evaluation=evaluates) or last or stopping:
                     self._save()
-                if evaluates and self._saved_step == self._step and not stop.signal_name:
+                if evaluates and self._saved_step == self._step and not stopping:
                     self._evaluate()
             stopped_by = stop.signal_name if self._step < config.steps else None
             if self._saved_step != self._step:  # the signal came after this step's turn to save
@@ -139,7 +153,7 @@ class TrainingRun:
             model=self._model.config,
             parameters=sum(p.numel() for p in self._model.parameters()),
             train_tokens=self._source.tokens,
-            device=self._device.type,
+            device=self._world.describe(self._device, self._config.parallel),
             first_step=self._step,
         )
 
@@ -153,7 +167,7 @@ class TrainingRun:
 
     def _one_step(self) -> StepResult:
         config, rows = self._config, self._step + self._guard.rows_ahead
-        seed_step(config.seed, rows)
+        seed_step(config.seed, rows, self._world.rank)
         return optimizer_step(
             self._model,
             self._loss_sum,
@@ -163,6 +177,7 @@ class TrainingRun:
             lr_factor=schedule_factor(self._step, config),
             grad_clip=config.grad_clip,
             dtype=config.dtype,
+            world=self._world,
         )
 
     # --- bad steps --------------------------------------------------------------------------------------------------
@@ -178,13 +193,7 @@ class TrainingRun:
             )
         if verdict != "go back":
             return True
-        good_step = self._step - BAD_IN_A_ROW
-        whole = [
-            path
-            for path in list_checkpoints(self._folder)
-            if path <= checkpoint_path(self._folder, good_step)
-        ]
-        target = next((path for path in reversed(whole) if is_whole(path)), None)
+        target = self._world.share_path(newest_whole_of(self._folder, self._step - BAD_IN_A_ROW))
         if self._guard.rollbacks == MOST_ROLLBACKS or (target is None and not result.applied):
             raise DivergedError(
                 f"{BAD_IN_A_ROW} bad steps in a row up to step {self._step} (loss {result.loss:.4g}), after "
@@ -202,13 +211,14 @@ class TrainingRun:
     def _go_back(self, target: Path, loss: float) -> None:
         """To an earlier checkpoint, past the rows seen since. It is saved again, so that a resume passes them too."""
         left, guard = self._step, self._guard
-        self._task.restore(target, self._model)
+        ranks.restore_on_ranks(self._task.restore, target, self._model, self._world)
         self._restore(target)
         self._guard = guard.went_back(self._guard.to_json(), steps=left - self._step)
-        for path in list_checkpoints(self._folder):
-            if path > target:
-                remove_folder(path)
-        self._report.went_back(left, self._step, loss)
+        if self._world.writes:
+            for path in list_checkpoints(self._folder):
+                if path > target:
+                    remove_folder(path)
+            self._report.went_back(left, self._step, loss)
         self._save()
 
     def _remedy(self) -> str:
@@ -218,7 +228,11 @@ class TrainingRun:
     # --- save, evaluate ---------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        if not all(math.isfinite(float(p.detach().abs().max())) for p in self._model.parameters()):
+        model, optimizer = ranks.whole_state(self._model, self._optimizer, self._world)
+        self._saved_step = self._step
+        if not self._world.writes:
+            return
+        if not all(math.isfinite(float(p.detach().abs().max())) for p in model.parameters()):
             raise DivergedError(
                 f"weights are no longer finite numbers after step {self._step}; {self._remedy()}"
             )
@@ -228,9 +242,8 @@ class TrainingRun:
             "unlogged": self._interval.to_json(),
             "guard": self._guard.to_json(),
         }
-        state = TrainingState(self._step, optimizer_tensors(self._model, self._optimizer), info)
-        path = self._task.save(checkpoint_path(self._folder, self._step), self._model, state)
-        self._saved_step = self._step
+        state = TrainingState(self._step, optimizer, info)
+        path = self._task.save(checkpoint_path(self._folder, self._step), model, state)
         best = self._best()
         prune(self._folder, self._config.keep_last, keep=[best] if best else [])
         self._observer.saved(self._step, path)
@@ -241,7 +254,7 @@ class TrainingRun:
         return next((path for path in paths if path.is_dir()), None)
 
     def _restore(self, start: Path) -> None:
-        state = load_training_state(start)
+        state = ranks.training_state_on_ranks(start, self._model, self._world, device=self._device)
         if state.info.get("data") != self._source.identity:
             raise DataError(
                 f"{self._config.data!r} is not the data that this run was trained on; prepare it again"
@@ -258,17 +271,20 @@ class TrainingRun:
     def _evaluate(self) -> None:
         """The held-out loss, and a sample. The step is saved: whatever fails here is told, and the run goes on."""
         try:
-            result = self._source.evaluate(self._model, self._config)
+            result = self._source.evaluate(self._model, self._config, self._world)
             if not math.isfinite(result.nats_per_token):
                 raise DivergedError("the validation loss is no finite number")
             sample = self._sample()
         except Exception as error:
             failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            if self._world.size > 1:  # the others wait for this rank in the middle of theirs
+                raise
         else:
             self._evaluation = result
-            self._report.evaluated(self._step, result, sample)
-            if best := self._best():
-                self._report.ornaments.name_best(best)
+            if self._world.writes:
+                self._report.evaluated(self._step, result, sample)
+                if best := self._best():
+                    self._report.ornaments.name_best(best)
             return
         # Here the failed evaluation's frames are gone; what they held can go too.
         self._model.train()

@@ -68,13 +68,15 @@ def derive_micro_batch(
     checkpoint_activations: bool,
     fused: bool,
     on_cpu: bool,
+    parameter_ranks: int = 1,
 ) -> int:
     """The largest even cut of ``sequences`` whose activations fit in half of the free memory; at least 1.
 
-    What every parameter takes beside them is taken off first.
+    What every parameter takes beside them is taken off first, divided by the ranks that it is sharded over.
     """
     each = activation_bytes(config, checkpoint_activations=checkpoint_activations, fused=fused, on_cpu=on_cpu)
-    for_activations = _SHARE * (available_bytes - TRAINING_BYTES_PER_PARAMETER * parameter_count(config))
+    parameter_bytes = TRAINING_BYTES_PER_PARAMETER * parameter_count(config) // parameter_ranks
+    for_activations = _SHARE * (available_bytes - parameter_bytes)
     fits = max(1, int(for_activations) // each)
     pieces = -(-sequences // min(fits, sequences))
     return -(-sequences // pieces)

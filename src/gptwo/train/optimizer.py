@@ -46,7 +46,8 @@ def muon_groups(model: GPT2, config: TrainConfig) -> list[dict[str, Any]]:
             continue
         if hasattr(parameter, "placements"):  # a DTensor, told without importing torch.distributed
             raise ConfigError(
-                "optimizer='muon' needs whole matrices and these are sharded; expected 'adamw' with sharded weights"
+                "optimizer='muon' needs whole matrices and these are sharded; expected parallel='ddp', "
+                "or optimizer='adamw' from the first step on"
             )
         if pieces is None:
             others.append(parameter)

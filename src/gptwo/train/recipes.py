@@ -40,11 +40,12 @@ def recipe(optimizer: Literal["adamw", "muon"], shape: GPT2Config) -> Recipe:
 def resolve_recipe(config: TrainConfig, shape: GPT2Config) -> TrainConfig:
     """Fill in every setting that is None or "auto" from the recipe of the size; what was given stays.
 
-    ``optimizer="auto"`` is Muon for a fresh model, and AdamW from a checkpoint, whose weights another optimizer made.
+    ``optimizer="auto"`` is Muon for a fresh model, and AdamW from a checkpoint, whose weights another optimizer made,
+    and for sharded weights, since Muon needs whole matrices.
     """
     optimizer = config.optimizer
     if optimizer == "auto":
-        optimizer = "muon" if config.model in PRESETS else "adamw"
+        optimizer = "muon" if config.model in PRESETS and config.parallel == "ddp" else "adamw"
     chosen = recipe(optimizer, shape)
     filled: dict[str, Any] = {"optimizer": optimizer}
     for name in ("lr", "weight_decay", "beta2", "schedule"):

@@ -36,12 +36,14 @@ class Report:
         first_step: int,
         device: torch.device,
         observer: Observer,
+        ranks: int = 1,
     ) -> None:
         self._config = config
         self._model = model
         self._source = source
         self._device = device
         self._observer = observer
+        self._ranks = ranks
         self._metrics = MetricsLog(folder / METRICS_NAME, first_step=first_step)
         self.ornaments = Ornaments(folder, observer)
         self.ornaments.trim(first_step)
@@ -65,7 +67,7 @@ class Report:
             loss=loss,
             lr=learning_rate(step - 1, config),
             tokens_per_s=tokens_per_s,
-            matmul_share=flops_per_s / ceiling,
+            matmul_share=flops_per_s / (ceiling * self._ranks),
             memory_bytes=memory,
             seconds_left=(config.steps - step) * tokens_per_step / tokens_per_s,
         )

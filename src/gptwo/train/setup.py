@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from gptwo.config import PRESETS, GPT2Config, TrainConfig
 from gptwo.costs import parameter_count
 from gptwo.model import GPT2, build_model
 from gptwo.tokenizer import Tokenizer
+from gptwo.train.distributed import ALONE, World
 from gptwo.train.micro_batch import (
     TRAINING_BYTES_PER_PARAMETER,
     derive_micro_batch,
@@ -28,6 +30,8 @@ from gptwo.train.micro_batch import (
 )
 from gptwo.train.recipes import resolve_recipe
 from gptwo.train.step import LossSum
+
+DType = Literal["auto", "fp32", "bf16"]
 
 
 def build_or_load(
@@ -74,22 +78,39 @@ def require_memory(shape: GPT2Config, device: torch.device) -> None:
         )
 
 
-def resolve_for_machine(config: TrainConfig, model: GPT2) -> TrainConfig:
-    """Fill in the recipe, dtype and micro-batch, so that the kept configuration repeats the same sums elsewhere."""
+def resolve_dtype(dtype: DType, device: torch.device) -> DType:
+    """``auto`` is bf16 where the device has it in hardware, else fp32."""
+    if dtype != "auto":
+        return dtype
+    # bf16 that is emulated is far slower than fp32 (25 times on AVX2), so only hardware counts.
+    in_hardware = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if in_hardware else "fp32"
+
+
+def resolve_for_machine(config: TrainConfig, model: GPT2, world: World = ALONE) -> TrainConfig:
+    """Fill in the recipe, dtype and micro-batch, so that the kept configuration repeats the same sums elsewhere.
+
+    ``ConfigError`` when a step has fewer sequences than there are ranks.
+    """
     config = resolve_recipe(config, model.config)
     device = model.token_embedding.weight.device
-    dtype = config.dtype
-    if dtype == "auto":
-        # bf16 that is emulated is far slower than fp32 (25 times on AVX2), so only hardware counts.
-        in_hardware = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        dtype = "bf16" if in_hardware else "fp32"
-    micro_batch = config.micro_batch or derive_micro_batch(
-        model.config,
-        sequences_per_step(config.batch_tokens, model.config.context),
-        available_bytes=free_bytes(device),
-        checkpoint_activations=config.checkpoint_activations,
-        on_cpu=device.type == "cpu",
-        fused=device.type == "cpu" and dtype == "fp32" and not config.compile,
+    dtype = resolve_dtype(config.dtype, device)
+    sequences = sequences_per_step(config.batch_tokens, model.config.context)
+    if sequences < world.size:
+        raise ConfigError(
+            f"batch_tokens={config.batch_tokens} is {sequences} sequences, and there are {world.size} ranks; "
+            f"start at most {sequences}, or give a batch_tokens of {world.size * model.config.context} or more"
+        )
+    micro_batch = config.micro_batch or -world.largest(
+        -derive_micro_batch(
+            model.config,
+            world.largest_share(sequences),
+            available_bytes=free_bytes(device) // (1 if device.type == "cuda" else world.local_size),
+            checkpoint_activations=config.checkpoint_activations,
+            on_cpu=device.type == "cpu",
+            fused=device.type == "cpu" and dtype == "fp32" and not config.compile,
+            parameter_ranks=world.size if config.parallel == "fsdp" else 1,
+        )
     )
     return dataclasses.replace(config, dtype=dtype, micro_batch=micro_batch)
 

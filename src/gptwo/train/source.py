@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from gptwo.config import TrainConfig
 from gptwo.data import TokenData, TokenOrder, batch
-from gptwo.model import GPT2
+from gptwo.model import GPT2, NOT_PREDICTED
+from gptwo.train.distributed import ALONE, World
 from gptwo.train.evaluate import Evaluation, evaluate, require_something_to_predict
 from gptwo.train.micro_batch import sequences_per_step
 
@@ -57,29 +58,34 @@ class Source(Protocol):
     def predicted_tokens(self, step: int) -> int:
         """Targets of ``step`` that are learned from, over all its rows: what its summed loss is divided by."""
 
-    def evaluate(self, model: GPT2, config: TrainConfig) -> Evaluation:
-        """The loss on held-out text."""
+    def evaluate(self, model: GPT2, config: TrainConfig, world: World = ALONE) -> Evaluation:
+        """The loss on held-out text, the same on every rank."""
 
 
 class Feed:
-    """A source's rows as tensors on the device, ``size`` rows at once. ``waited_s``: seconds it took so far."""
+    """This rank's rows of a source as tensors on the device, ``size`` at once. ``waited_s``: seconds it took so far."""
 
-    def __init__(self, source: Source, size: int, device: torch.device) -> None:
+    def __init__(self, source: Source, size: int, device: torch.device, world: World) -> None:
         self._source = source
         self._size = size
         self._device = device
+        self._world = world
         self.waited_s = 0.0
 
     def micro_batches(self, step: int) -> Iterator[tuple[Tensor, ...]]:
-        """(tokens, targets) or (tokens, targets, documents) of all rows of ``step``."""
-        sequences = self._source.sequences
-        for first in range(0, sequences, self._size):
+        """(tokens, targets) or (tokens, targets, documents) of all of this rank's rows of ``step``."""
+        for first, last in self._world.cuts(self._source.sequences, self._size):
             began = time.perf_counter()
-            rows = self._source.batch(step, first, min(first + self._size, sequences))
+            rows = self._source.batch(step, first, last) if first < last else self._idle(step)
             arrays = (rows.tokens, rows.targets, rows.documents)
             tensors = tuple(self._on_device(array) for array in arrays if array is not None)
             self.waited_s += time.perf_counter() - began
             yield tensors
+
+    def _idle(self, step: int) -> Batch:
+        """For a rank with fewer rows than another, which computes with it all the same: a row that teaches nothing."""
+        row = self._source.batch(step, 0, 1)
+        return replace(row, targets=np.full_like(row.targets, NOT_PREDICTED))
 
     def _on_device(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
@@ -118,11 +124,12 @@ class PreparedText:
     def predicted_tokens(self, step: int) -> int:
         return self.sequences * self._order.context
 
-    def evaluate(self, model: GPT2, config: TrainConfig) -> Evaluation:
+    def evaluate(self, model: GPT2, config: TrainConfig, world: World = ALONE) -> Evaluation:
         return evaluate(
             model,
             self._val_data,
             max_tokens=config.eval_tokens,
             micro_batch=config.micro_batch or 1,
             dtype=config.dtype,
+            world=world,
         )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gptwo.model import GPT2
+from gptwo.train.distributed import ALONE, World
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -33,9 +34,9 @@ class StepResult:
     applied: bool
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Make what is random in step s (dropout) follow from (seed, s) alone, so that a resumed run repeats it."""
-    (state,) = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Make what is random in step s (dropout) follow from (seed, s, rank) alone, so that a resumed run repeats it."""
+    (state,) = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
     torch.manual_seed(int(state))
 
 
@@ -54,15 +55,18 @@ def optimizer_step(
     lr_factor: float,
     grad_clip: float,
     dtype: str = "fp32",
+    world: World = ALONE,
 ) -> StepResult:
     """Sum the gradients of all micro-batches, clip to norm ``grad_clip`` (0: never), update.
 
     Each group's learning rate is the one that it was built with times ``lr_factor`` (``schedule.schedule_factor``).
 
     Each micro-batch adds its summed loss, and the sum is divided by the step's ``predicted_tokens``, so that N
-    micro-batches are one batch: a mean of means would weigh unequal ones wrongly.
+    micro-batches are one batch: a mean of means would weigh unequal ones wrongly. ``predicted_tokens`` are those
+    of all ranks, which average their sums, so that the divisor is a rank's mean share of them.
     """
     loss, norm = accumulate_gradients(model, loss_sum, optimizer, micro_batches, dtype=dtype)
+    loss, divisor = world.mean(loss), predicted_tokens / world.size
     nats, norm_of_sum = torch.stack((loss, norm)).tolist()  # the one wait for the device
     finite = math.isfinite(nats) and math.isfinite(norm_of_sum)
     if finite:
@@ -70,11 +74,11 @@ def optimizer_step(
             model,
             optimizer,
             norm,
-            predicted_tokens=predicted_tokens,
+            predicted_tokens=divisor,
             lr_factor=lr_factor,
             grad_clip=grad_clip,
         )
-    return StepResult(nats / predicted_tokens, norm_of_sum / predicted_tokens, applied=finite)
+    return StepResult(nats / divisor, norm_of_sum / divisor, applied=finite)
 
 
 def accumulate_gradients(
@@ -97,7 +101,9 @@ def accumulate_gradients(
             part = loss_sum(*micro_batch)
         part.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
         loss += part.detach()
-    return loss, torch.nn.utils.get_total_norm(_gradients(model)).float()
+    norm = torch.nn.utils.get_total_norm(_gradients(model)).float()
+    # Of sharded gradients it is a DTensor, told without importing torch.distributed.
+    return loss, norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
 
 def update(
@@ -105,7 +111,7 @@ def update(
     optimizer: torch.optim.Optimizer,
     norm: Tensor,
     *,
-    predicted_tokens: int,
+    predicted_tokens: float,
     lr_factor: float,
     grad_clip: float,
 ) -> None:

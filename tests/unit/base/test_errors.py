@@ -29,6 +29,7 @@ def test_every_error_hangs_on_the_root(error: type[Exception]) -> None:
         (errors.ContextLengthError, ValueError),
         (errors.StorageError, OSError),
         (errors.MissingExtraError, ImportError),
+        (errors.RankError, RuntimeError),
     ],
 )
 def test_every_error_is_also_of_pythons_kind(error: type[Exception], kind: type[Exception]) -> None:

@@ -17,6 +17,7 @@ from gptwo.checkpoint.runs import checkpoint_path, list_checkpoints
 from gptwo.config import TrainConfig
 from gptwo.model import GPT2
 from gptwo.train import loop
+from gptwo.train.distributed import World
 from gptwo.train.evaluate import Evaluation
 from gptwo.train.loop import train
 from gptwo.train.metrics import read_metrics
@@ -166,7 +167,7 @@ def test_bad_steps_before_the_first_checkpoint(
 def evaluations(monkeypatch: pytest.MonkeyPatch, results: list[float | Exception]) -> None:
     remaining = iter(results)
 
-    def evaluate(self: PreparedText, model: GPT2, config: TrainConfig) -> Evaluation:
+    def evaluate(self: PreparedText, model: GPT2, config: TrainConfig, world: World) -> Evaluation:
         result = next(remaining)
         if isinstance(result, Exception):
             model.eval()  # as the real one leaves it when it fails half-way

@@ -147,6 +147,7 @@ def changed(name: str) -> Any:
     return {
         "dtype": "bf16",
         "track": "tensorboard",
+        "parallel": "fsdp",
         "dropout": 0.3,
         "optimizer": "muon",
         "schedule": "linear",

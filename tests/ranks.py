@@ -1,0 +1,95 @@
+"""Several ranks as torchrun starts them, without its cost: one process imports torch once and forks them.
+
+``python -m tests.ranks SIZE`` reads JSON lists of [settings, resume] from standard input, a run each, and trains them
+one after the other on SIZE ranks, which share one process group. ``{rank}`` in a setting is the rank's number.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from gptwo.config import TrainConfig
+
+ROOT = Path(__file__).parents[1]
+# A rank that waits for another for ever is a failure, not a stuck pipeline.
+TIMEOUT_S = 120
+
+
+def train_on_ranks(size: int, runs: Iterable[tuple[TrainConfig, bool]], *, code: int = 0) -> str:
+    """Train each configuration (resuming where said) on ``size`` ranks; their stderr, ranks' lines mixed."""
+    jobs = [[config.to_mapping(), resume] for config, resume in runs]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.ranks", str(size)],
+        input=json.dumps(jobs),
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == code, f"a rank ended with {done.returncode}:\n{done.stderr[-4000:]}"
+    return done.stderr
+
+
+def _be_rank(rank: int, size: int, port: int, jobs: list[Any]) -> None:
+    from gptwo.base.errors import GptwoError
+    from gptwo.train.distributed import joined_world
+    from gptwo.train.loop import train
+
+    os.environ |= {
+        "TORCHELASTIC_RUN_ID": "test",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "LOCAL_WORLD_SIZE": str(size),
+    }
+    try:
+        with joined_world() as world:
+            for settings, resume in jobs:
+                text = {k: v.format(rank=rank) if isinstance(v, str) else v for k, v in settings.items()}
+                train(TrainConfig.from_mapping(text), resume=resume, world=world)
+    except GptwoError as error:
+        print(f"{type(error).__name__} on rank {rank}: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from error
+
+
+def main() -> int:
+    """Fork the ranks and wait for them; the largest of their exit codes."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    import gptwo.train.loop
+    import gptwo.train.parallel  # noqa: F401 - imported once, here, and not by every rank
+
+    size, jobs = int(sys.argv[1]), json.load(sys.stdin)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    ranks = []
+    for rank in range(size):
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                _be_rank(rank, size, store.port, jobs)
+                code = 0
+            except SystemExit as end:
+                code = int(end.code or 0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        ranks.append(child)
+    return max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in ranks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
