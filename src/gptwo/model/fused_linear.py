@@ -22,14 +22,19 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 
+# Values of x from which on it pays: below, memory is no matter, and Python takes longer than what is saved.
+_SMALLEST = 1 << 17
+
+
 def applies(x: Tensor, *modules: nn.Module) -> bool:
-    """Whether these layers are fused: on a CPU, in float32 or float64, by eager torch.
+    """Whether these layers are fused: on a CPU, in float32 or float64, by eager torch, when x is large enough to gain.
 
     A module that somebody replaced or hooked is left to do what it was made to do.
     """
     return (
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.float64)
+        and x.numel() >= _SMALLEST
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and all(

@@ -22,6 +22,11 @@ CONFIG = SMALL["odd widths"]
 FLOAT32 = Tolerance(atol=2e-5, rtol=2e-5, why="fp32 sums in another order over D <= 84, N <= 126, V <= 101")
 
 
+@pytest.fixture(autouse=True)
+def _fused_at_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_linear, "_SMALLEST", 0)
+
+
 @contextmanager
 def plain_layers() -> Iterator[None]:
     """Every layer left to torch, and a head over all rows at once, through autograd."""
@@ -84,6 +89,15 @@ def test_the_fused_layers_are_what_runs(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(fused_linear, "_fused", lambda *a: (calls.append(a[5]), fused(*a))[1])
     random_model(CONFIG).loss(*masked_batch(CONFIG))
     assert calls == ["norm", "nothing", "norm", "gelu"] * CONFIG.n_layer
+
+
+def test_a_small_product_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in writing, token by token, where calling it would take longer than it saves."""
+    x = torch.randn(2, CONFIG.n_embd, dtype=torch.float64)
+    layer = nn.Linear(CONFIG.n_embd, 3, dtype=torch.float64)
+    monkeypatch.setattr(fused_linear, "_SMALLEST", x.numel())
+    assert fused_linear.applies(x, layer)
+    assert not fused_linear.applies(x[:1], layer)
 
 
 def test_packed_documents_equal_the_plain_layers() -> None:
