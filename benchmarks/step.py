@@ -13,20 +13,18 @@ causal half counts. Each run adds a line to ``benchmarks/history/step.jsonl``.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import record
+
 HERE = Path(__file__).resolve().parent
-HISTORY = HERE / "history" / "step.jsonl"
 ENGINES = ("gptwo", "plain", "plain-compiled", "transformers", "transformers-compiled")
 SPEED_BAR, CEILING_BAR, MEMORY_BAR = 1.2, 0.9, 0.6
 # fp32, 12 blocks, sums over up to 50,257 terms in another order; gradients in units of their largest value.
@@ -149,38 +147,7 @@ def main() -> None:
         sequences, length = map(int, text.split("x"))
         shape = measure(list(engines), options.size, sequences, length, options.rounds)
         shapes.append({**shape, "bars": verdicts(shape)})
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
-    )
-    record = {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.platform()},
-        "versions": {name: version_of(name) for name in ("torch", "transformers", "numpy")},
-        "size": options.size,
-        "dtype": "fp32",
-        "shapes": shapes,
-    }
-    HISTORY.parent.mkdir(exist_ok=True)
-    with HISTORY.open("a") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-def cpu_name() -> str:
-    """As Linux calls it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-
-
-def version_of(package: str) -> str | None:
-    """Of an installed package."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    record.append("step", {"size": options.size, "dtype": "fp32", "shapes": shapes})
 
 
 if __name__ == "__main__":

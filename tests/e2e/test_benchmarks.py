@@ -70,3 +70,42 @@ def test_a_loss_within_the_context_is_asked_of_the_same_model(benchmarks: Path, 
     assert train.loss_at_context(model, data, 16) == evaluate(model, data).nats_per_token
     assert train.loss_at_context(model, data, 4) != train.loss_at_context(model, data, 16)
     assert model.config == shape
+
+
+@pytest.mark.parametrize("engine", ["plain", "transformers"])
+def test_engines_of_the_step_compute_the_same(engine: str, benchmarks: Path) -> None:
+    if engine == "transformers":
+        pytest.importorskip("transformers", reason="needs transformers: pip install 'gptwo[dev]'")
+    import step
+    import step_worker
+
+    gap = step_worker.compare(engine, "nano")
+    assert gap["loss"] < step.LOSS_TOLERANCE
+    assert 0 < gap["gradients"] < step.GRADIENT_TOLERANCE
+
+
+def test_the_step_is_held_against_the_best_peer(benchmarks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import step
+
+    def row(tokens_per_s: float, peak_bytes: int) -> dict[str, float]:
+        return {
+            "tokens_per_s": tokens_per_s,
+            "peak_bytes": peak_bytes,
+            "share_of_ceiling": tokens_per_s / 100,
+        }
+
+    engines = {"gptwo": row(90.0, 60), "slow and small": row(50.0, 99), "fast and large": row(76.0, 200)}
+    bars = step.verdicts({"shape": [4, 1024], "engines": engines})
+    assert list(bars.values()) == [True, False, False], "0.9 of the ceiling, 1.184 x, 0.606 of the memory"
+    assert capsys.readouterr().out.count("MISS") == 2
+    assert len(step.verdicts({"shape": [4, 64], "engines": engines})) == 2, "memory counts at the long shape"
+
+
+def test_the_steps_of_an_engine_are_timed_in_a_process_of_its_own(benchmarks: Path) -> None:
+    import step
+
+    result = step.ask("run_engine", "gptwo", "nano", 1, 8)
+    assert len(result["seconds"]) == 5
+    assert result["peak_bytes"] > 100e6
+    with pytest.raises(RuntimeError, match="ConfigError: there is no size 'vast'"):
+        step.ask("run_engine", "gptwo", "vast", 1, 8)
