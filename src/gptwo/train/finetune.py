@@ -26,6 +26,7 @@ from gptwo.train.examples_source import PackedExamples
 from gptwo.train.finetune_config import FULL_LR, LARGEST_BATCH_TOKENS, LORA_LR, FinetuneConfig
 from gptwo.train.loop import TrainingRun, TrainResult
 from gptwo.train.metrics import read_metrics
+from gptwo.train.micro_batch import FROZEN_BYTES_PER_PARAMETER, TRAINING_BYTES_PER_PARAMETER
 from gptwo.train.observer import Observer, Silent
 from gptwo.train.run_folder import METRICS_NAME, starting_point
 from gptwo.train.setup import require_memory
@@ -113,7 +114,9 @@ class Finetuning:
 
     def model(self, start: Path | None, device: torch.device) -> GPT2:
         shape = dataclasses.replace(self._shape, **self.config.model_changes())
-        require_memory(shape, device)
+        require_memory(
+            shape, device, FROZEN_BYTES_PER_PARAMETER if self._lora else TRAINING_BYTES_PER_PARAMETER
+        )
         model = GPT2(shape, device="meta", checkpoint_activations=self.config.checkpoint_activations)
         stored = load_weights(self._folder, device=device)
         if self._lora:

@@ -17,6 +17,7 @@ from gptwo.costs import parameter_count
 _SHARE = 0.5
 # In fp32: weights, gradients and AdamW's two moments.
 TRAINING_BYTES_PER_PARAMETER = 16
+FROZEN_BYTES_PER_PARAMETER = 4
 
 
 def sequences_per_step(batch_tokens: int, context: int) -> int:

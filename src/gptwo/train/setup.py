@@ -64,13 +64,15 @@ def build_or_load(
     return model
 
 
-def require_memory(shape: GPT2Config, device: torch.device) -> None:
+def require_memory(
+    shape: GPT2Config, device: torch.device, bytes_per_parameter: int = TRAINING_BYTES_PER_PARAMETER
+) -> None:
     """Raises ``ConfigError`` for a model that cannot train in this machine's memory, before any of it is taken.
 
     Activations come on top.
     """
     parameters, there = parameter_count(shape), total_bytes(device)
-    needed = TRAINING_BYTES_PER_PARAMETER * parameters
+    needed = bytes_per_parameter * parameters
     if needed > there:
         raise ConfigError(
             f"training {parameters:,} parameters takes {needed:,} bytes without activations, and {device} has "

@@ -331,6 +331,17 @@ def test_too_long_examples_are_counted_and_said(settings: Settings, tmp_path: Pa
         )
 
 
+def test_adapters_need_the_memory_of_the_base_alone(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gptwo.costs import parameter_count
+
+    monkeypatch.setattr("gptwo.train.setup.total_bytes", lambda device: 8 * parameter_count(SHAPE))
+    with pytest.raises(ConfigError, match="bytes without activations, and cpu has"):
+        finetune(settings(steps=1))
+    finetune(settings(**LORA, steps=1))
+
+
 def test_a_base_that_changed_is_not_resumed(settings: Settings, base: Path, tmp_path: Path) -> None:
     moving = tmp_path / "moving"
     save_checkpoint(
