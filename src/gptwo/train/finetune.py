@@ -23,7 +23,12 @@ from gptwo.model.lora import LoraConfig, add_lora
 from gptwo.tokenizer import Tokenizer
 from gptwo.train.distributed import ALONE, World
 from gptwo.train.examples_source import PackedExamples
-from gptwo.train.finetune_config import FULL_LR, LARGEST_BATCH_TOKENS, LORA_LR, FinetuneConfig
+from gptwo.train.finetune_config import (
+    FULL_LR_BY_WIDTH,
+    LARGEST_BATCH_TOKENS,
+    LORA_LR_BY_WIDTH,
+    FinetuneConfig,
+)
 from gptwo.train.loop import TrainingRun, TrainResult
 from gptwo.train.metrics import read_metrics
 from gptwo.train.micro_batch import FROZEN_BYTES_PER_PARAMETER, TRAINING_BYTES_PER_PARAMETER
@@ -99,12 +104,13 @@ class Finetuning:
         self._source = self._make_source(config)
         rows, sequences = self._source.rows, self._source.sequences
         steps = math.ceil(config.epochs * rows / sequences) if config.epochs else config.steps
+        by_width = FULL_LR_BY_WIDTH if self._lora is None else LORA_LR_BY_WIDTH
         self.config = dataclasses.replace(
             config,
             model=name,
             batch_tokens=sequences * self._shape.context,
             steps=steps,
-            lr=config.lr if config.lr is not None else FULL_LR if self._lora is None else LORA_LR,
+            lr=by_width / self._shape.n_embd if config.lr is None else config.lr,
             epochs=0.0,
             sample_prompt=config.sample_prompt or self._first_prompt,
         )

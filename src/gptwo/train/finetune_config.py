@@ -10,9 +10,9 @@ from typing import Any, Literal, Self
 from gptwo.base.errors import ConfigError
 from gptwo.config import TrainConfig, setting
 
-# Chosen by measurement: docs/decisions/0011-fine-tuning.md.
-FULL_LR = 3e-4
-LORA_LR = 3e-3
+# Measured at D = 128, and falling with the width as Adam's best rate does: docs/decisions/0011-fine-tuning.md.
+FULL_LR_BY_WIDTH = 0.128
+LORA_LR_BY_WIDTH = 0.64
 
 # A step of more examples is no better than one of these many tokens, and few examples want many steps.
 LARGEST_BATCH_TOKENS = 4096
@@ -52,7 +52,8 @@ class FinetuneConfig(TrainConfig):
     )
     lr: float | None = setting(
         None,
-        help=f"highest learning rate; {FULL_LR:g} for all weights, {LORA_LR:g} for adapters when not given",
+        help=f"highest learning rate; {FULL_LR_BY_WIDTH} / D for all weights, {LORA_LR_BY_WIDTH} / D for adapters when "
+        "not given",
     )
     weight_decay: float | None = setting(0.0, help="AdamW's decay of matrices; biases and norms have none")
     batch_tokens: int | None = setting(  # type: ignore[assignment]

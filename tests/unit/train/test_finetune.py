@@ -25,7 +25,7 @@ from gptwo.model import build_model
 from gptwo.tokenizer.build import build_byte
 from gptwo.train.examples_source import PackedExamples
 from gptwo.train.finetune import FinetuneResult, finetune
-from gptwo.train.finetune_config import FULL_LR, LORA_LR, FinetuneConfig
+from gptwo.train.finetune_config import FULL_LR_BY_WIDTH, LORA_LR_BY_WIDTH, FinetuneConfig
 from gptwo.train.metrics import read_metrics
 from gptwo.train.observer import Silent
 from tolerance import Tolerance
@@ -257,13 +257,13 @@ def test_defaults(settings: Settings) -> None:
     kept = tomllib.loads((result.run.run / "config.toml").read_text())
     # 60 short sums are few rows, so a step is one of them: two epochs are twice the rows.
     assert kept["batch_tokens"] == 24
-    assert kept["lr"] == FULL_LR
+    assert kept["lr"] == FULL_LR_BY_WIDTH / 16
     assert kept["epochs"] == 0.0
     assert kept["steps"] == result.run.step
     assert kept["sample_prompt"].endswith("=")
 
 
-@pytest.mark.parametrize(("given", "kept"), [({}, LORA_LR), ({"lr": 0.5}, 0.5)])
+@pytest.mark.parametrize(("given", "kept"), [({}, LORA_LR_BY_WIDTH / 16), ({"lr": 0.5}, 0.5)])
 def test_the_learning_rate_of_adapters(settings: Settings, given: dict[str, float], kept: float) -> None:
     result = finetune(settings(**LORA, **given, steps=1))
     assert tomllib.loads((result.run.run / "config.toml").read_text())["lr"] == kept
