@@ -35,6 +35,9 @@ class Guard:
         self.skipped_steps: int = kept.get("skipped_steps", 0)
         self.rollbacks: int = kept.get("rollbacks", 0)
         self.rows_ahead: int = kept.get("rows_ahead", 0)
+        # The step of the last save that was due amid good steps; -1 before there is one. A save that only a signal
+        # asked for does not count: a stopped run must go back to where one that never stopped goes.
+        self.good_save: int = kept.get("good_save", -1)
 
     def judge(self, loss: float, *, applied: bool) -> Verdict:
         """The verdict on a step of this loss, whose update was ``applied`` or skipped."""
@@ -74,4 +77,5 @@ class Guard:
             "skipped_steps": self.skipped_steps,
             "rollbacks": self.rollbacks,
             "rows_ahead": self.rows_ahead,
+            "good_save": self.good_save,
         }

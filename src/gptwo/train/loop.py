@@ -126,7 +126,10 @@ class TrainingRun:
                     self._interval = Interval()
                 evaluates = last or self._step % config.eval_every == 0
                 stopping = stop.agreed(self._world)
-                if self._should_save(before_evaluation=evaluates) or last or stopping:
+                due = self._should_save(before_evaluation=evaluates)
+                if due and not self._guard.bad_in_a_row:
+                    self._guard.good_save = self._step
+                if due or last or stopping:
                     self._save()
                 if evaluates and self._saved_step == self._step and not stopping:
                     self._evaluate()
@@ -145,6 +148,8 @@ class TrainingRun:
         """Whether the run was stopped between the save of this step and its evaluation."""
         if self._step == 0 or (self._step % self._config.eval_every and self._step < self._config.steps):
             return False
+        if self._guard.in_a_spike and self._step < self._config.steps:
+            return False  # saved for a signal alone: a run that never stopped passes it over
         return not self._report.evaluation_tried(self._step)
 
     def _description(self) -> RunStart:
@@ -193,7 +198,7 @@ class TrainingRun:
             )
         if verdict != "go back":
             return True
-        target = self._world.share_path(newest_whole_of(self._folder, self._step - BAD_IN_A_ROW))
+        target = self._world.share_path(newest_whole_of(self._folder, self._guard.good_save))
         if self._guard.rollbacks == MOST_ROLLBACKS or (target is None and not result.applied):
             raise DivergedError(
                 f"{BAD_IN_A_ROW} bad steps in a row up to step {self._step} (loss {result.loss:.4g}), after "
@@ -215,6 +220,7 @@ class TrainingRun:
         self._restore(target)
         self._guard = guard.went_back(self._guard.to_json(), steps=left - self._step)
         if self._world.writes:
+            self._report.ornaments.name_best(self._best(until=self._step))
             for path in list_checkpoints(self._folder):
                 if path > target:
                     remove_folder(path)
@@ -244,13 +250,14 @@ class TrainingRun:
         }
         state = TrainingState(self._step, optimizer, info)
         path = self._task.save(checkpoint_path(self._folder, self._step), model, state)
-        best = self._best()
-        prune(self._folder, self._config.keep_last, keep=[best] if best else [])
+        best, good = self._best(), checkpoint_path(self._folder, self._guard.good_save)
+        prune(self._folder, self._config.keep_last, keep=[good, *([best] if best else [])])
         self._observer.saved(self._step, path)
 
-    def _best(self) -> Path | None:
-        """The checkpoint of the lowest validation loss of those that are there."""
-        paths = (checkpoint_path(self._folder, step) for step in self._report.steps_by_loss())
+    def _best(self, *, until: int | None = None) -> Path | None:
+        """The checkpoint of the lowest validation loss of those that are there, of no later step than ``until``."""
+        steps = (s for s in self._report.steps_by_loss() if until is None or s <= until)
+        paths = (checkpoint_path(self._folder, step) for step in steps)
         return next((path for path in paths if path.is_dir()), None)
 
     def _restore(self, start: Path) -> None:
@@ -283,8 +290,7 @@ class TrainingRun:
             self._evaluation = result
             if self._world.writes:
                 self._report.evaluated(self._step, result, sample)
-                if best := self._best():
-                    self._report.ornaments.name_best(best)
+                self._report.ornaments.name_best(self._best())
             return
         # Here the failed evaluation's frames are gone; what they held can go too.
         self._model.train()

@@ -31,10 +31,13 @@ class Ornaments:
     def sample(self, step: int, loss: float, text: str) -> None:
         self._try(SAMPLES_NAME, lambda path: append_sample(path, step, loss, text))
 
-    def name_best(self, checkpoint: Path) -> None:
-        """Make ``RUN/best`` stand for this checkpoint, in one instant."""
+    def name_best(self, checkpoint: Path | None) -> None:
+        """Make ``RUN/best`` stand for this checkpoint, in one instant; for none while there is none."""
 
         def link(path: Path) -> None:
+            if checkpoint is None:
+                path.unlink(missing_ok=True)
+                return
             target = os.path.relpath(checkpoint, self._folder)
             if path.is_symlink() and os.readlink(path) == target:
                 return

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ from gptwo.train.distributed import World
 from gptwo.train.evaluate import Evaluation
 from gptwo.train.loop import train
 from gptwo.train.metrics import read_metrics
-from gptwo.train.observer import Silent
+from gptwo.train.observer import Silent, StepReport
 from gptwo.train.run_folder import resumed_settings
 from gptwo.train.source import Batch, PreparedText
 from gptwo.train.step import StepResult, optimizer_step
@@ -128,6 +130,67 @@ def test_a_spike_goes_back_and_past_its_rows(
             shutil.rmtree(path)
     assert train(TrainConfig.from_mapping(resumed_settings(str(run), {})), resume=True).step == 26
     assert_same(weights(run, 26), expected)
+
+
+@pytest.mark.parametrize(
+    ("stop_after", "keep_last"),
+    [(22, 10), (22, 1), (23, 1), (24, 1)],
+    ids=["before-the-spike", "before-it-with-one-kept", "in-it-with-one-kept", "at-an-evaluation-in-it"],
+)
+def test_a_run_that_was_stopped_near_a_spike_goes_back_to_the_same_step(
+    tiny: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int, keep_last: int
+) -> None:
+    """The checkpoint that a signal asks for is neither gone back to nor instead of the one to go back to."""
+    real_batch = PreparedText.batch
+    row_step = 0
+
+    def batch(self: PreparedText, step: int, first: int, last: int) -> Batch:
+        nonlocal row_step
+        row_step = step
+        return real_batch(self, step, first, last)
+
+    def spikes_at_rows_22_to_24(*arguments: object, **settings: object) -> StepResult:
+        result = optimizer_step(*arguments, **settings)  # type: ignore[arg-type]
+        return replace(result, loss=99.0) if 22 <= row_step <= 24 else result
+
+    class StopThere(Silent):
+        def stepped(self, report: StepReport) -> None:
+            if report.step == stop_after:
+                signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(PreparedText, "batch", batch)
+    monkeypatch.setattr(loop, "optimizer_step", spikes_at_rows_22_to_24)
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    settings = {"steps": 26, "save_every": 7, "eval_every": 8, "keep_last": keep_last, "sample_tokens": 0}
+    train(tiny(out=str(whole), **settings))
+    assert train(tiny(**settings), observer=StopThere()).stopped_by == "SIGTERM"
+    train(TrainConfig.from_mapping(resumed_settings(str(run), {})), resume=True)
+    assert_same(weights(run, 26), weights(whole, 26))
+    events = [
+        [(r["step"], r.get("loss"), r.get("val_loss"), r.get("went_back_from")) for r in read_metrics(path)]
+        for path in (run / "metrics.jsonl", whole / "metrics.jsonl")
+    ]
+    assert events[0] == events[1]
+    assert (21, None, None, 25) in events[0]
+
+
+def test_going_back_leaves_the_name_of_the_best_on_a_checkpoint(
+    tiny: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluations(monkeypatch, [3.0, 1.0, 2.5, 2.5, 2.5])
+    losses_of(monkeypatch, {3: math.nan, 4: math.nan, 5: math.nan}, [])
+    best = tmp_path / "run" / "best"
+    after_going_back = []
+
+    class Look(Listen):
+        def saved(self, step: int, checkpoint: Path) -> None:
+            if any("back to step 2" in warning for warning in self.warnings):
+                after_going_back.append(best.resolve().name)
+
+    train(tiny(steps=6, save_every=2, eval_every=2, sample_tokens=0), observer=Look())
+    # Step 4, evaluated best amid the skipped steps, is gone when step 2 is saved again.
+    assert after_going_back[0] == "step-00000002"
+    assert best.is_dir()
 
 
 def test_no_state_amid_bad_steps_is_saved(
