@@ -66,6 +66,13 @@ def newest_whole_of(run: Path, last_step: int) -> Path | None:
     return next((path for path in found if is_whole(path)), None)
 
 
+def remove_later(run: Path, step: int) -> None:
+    """Removes the checkpoints of steps after ``step``. ``StorageError`` when the disk refuses."""
+    for path in list_checkpoints(run):
+        if path > checkpoint_path(run, step):
+            remove_folder(path)
+
+
 def prune(run: Path, keep_last: int, keep: Collection[Path] = ()) -> list[Path]:
     """Removes all but the last ``keep_last`` checkpoints and those in ``keep``; returns what it removed.
 

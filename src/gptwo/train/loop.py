@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 
 from gptwo.base.errors import ConfigError, DataError, DivergedError
-from gptwo.checkpoint.atomic_folder import remove_folder
-from gptwo.checkpoint.runs import checkpoint_path, list_checkpoints, newest_whole, newest_whole_of, prune
+from gptwo.checkpoint.runs import checkpoint_path, newest_whole, newest_whole_of, prune, remove_later
 from gptwo.checkpoint.store import TrainingState
 from gptwo.config import TrainConfig
 from gptwo.train import ranks
@@ -220,10 +219,8 @@ class TrainingRun:
         self._restore(target)
         self._guard = guard.went_back(self._guard.to_json(), steps=left - self._step)
         if self._world.writes:
-            self._report.ornaments.name_best(self._best(until=self._step))
-            for path in list_checkpoints(self._folder):
-                if path > target:
-                    remove_folder(path)
+            self._report.ornaments.name_best(self._report.best(until=self._step))
+            remove_later(self._folder, self._step)
             self._report.went_back(left, self._step, loss)
         self._save()
 
@@ -250,15 +247,9 @@ class TrainingRun:
         }
         state = TrainingState(self._step, optimizer, info)
         path = self._task.save(checkpoint_path(self._folder, self._step), model, state)
-        best, good = self._best(), checkpoint_path(self._folder, self._guard.good_save)
+        best, good = self._report.best(), checkpoint_path(self._folder, self._guard.good_save)
         prune(self._folder, self._config.keep_last, keep=[good, *([best] if best else [])])
         self._observer.saved(self._step, path)
-
-    def _best(self, *, until: int | None = None) -> Path | None:
-        """The checkpoint of the lowest validation loss of those that are there, of no later step than ``until``."""
-        steps = (s for s in self._report.steps_by_loss() if until is None or s <= until)
-        paths = (checkpoint_path(self._folder, step) for step in steps)
-        return next((path for path in paths if path.is_dir()), None)
 
     def _restore(self, start: Path) -> None:
         state = ranks.training_state_on_ranks(start, self._model, self._world, device=self._device)
@@ -290,7 +281,7 @@ class TrainingRun:
             self._evaluation = result
             if self._world.writes:
                 self._report.evaluated(self._step, result, sample)
-                self._report.ornaments.name_best(self._best())
+                self._report.ornaments.name_best(self._report.best())
             return
         # Here the failed evaluation's frames are gone; what they held can go too.
         self._model.train()

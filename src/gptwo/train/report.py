@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from gptwo.checkpoint.runs import checkpoint_path
 from gptwo.config import GPT2Config, TrainConfig
 from gptwo.costs import training_flops
 from gptwo.train.ceiling import matmul_ceiling
@@ -43,6 +44,7 @@ class Report:
         self._source = source
         self._device = device
         self._observer = observer
+        self._folder = folder
         self._ranks = ranks
         self._metrics = MetricsLog(folder / METRICS_NAME, first_step=first_step)
         self.ornaments = Ornaments(folder, observer)
@@ -111,10 +113,15 @@ class Report:
         tried = ("val_loss", "evaluation_error")
         return any(r["step"] == step and any(key in r for key in tried) for r in self._metrics.read())
 
-    def steps_by_loss(self) -> list[int]:
-        """The evaluated steps, lowest validation loss first; of equals, the earlier."""
+    def best(self, *, until: int | None = None) -> Path | None:
+        """The checkpoint of the lowest validation loss of those that are there, of no later step than ``until``.
+
+        Of equals, the earlier.
+        """
         losses = {r["step"]: r["val_loss"] for r in self._metrics.read() if "val_loss" in r}
-        return sorted(losses, key=lambda step: (losses[step], step))
+        steps = sorted((loss, step) for step, loss in losses.items() if until is None or step <= until)
+        paths = (checkpoint_path(self._folder, step) for _, step in steps)
+        return next((path for path in paths if path.is_dir()), None)
 
     def _record(self, step: int, figures: dict[str, Any]) -> None:
         self._metrics.append({"step": step, **figures})
