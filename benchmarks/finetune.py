@@ -12,19 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
+import record
 
 import gptwo
 from gptwo.config import TrainConfig
@@ -35,7 +31,6 @@ from gptwo.train.finetune_config import FinetuneConfig
 from gptwo.train.loop import train
 
 ROOT = Path(__file__).parents[1]
-HISTORY = ROOT / "benchmarks" / "history" / "finetune.jsonl"
 SHAKESPEARE = ROOT.parent / "shared" / "data" / "tinyshakespeare.txt"
 SHAPE = {"n_layer": 3, "n_head": 4, "n_embd": 128, "context": 256}
 VOCABULARY = 1024
@@ -51,8 +46,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--shakespeare", type=Path, default=SHAKESPEARE, metavar="FILE")
     parser.add_argument("--out", type=Path, help="folder for all it makes (default: a temporary one)")
     parser.add_argument("--base", type=Path, help="a model to begin from, instead of training one")
-    parser.add_argument("--base-steps", type=int, default=300)
-    parser.add_argument("--examples", type=int, default=1000)
+    parser.add_argument("--base-steps", type=int, default=600)
+    parser.add_argument("--examples", type=int, default=2000)
     parser.add_argument("--epochs", type=float, default=3.0)
     parser.add_argument("--no-history", action="store_true", help="print only")
     parsed = parser.parse_args(arguments)
@@ -62,10 +57,11 @@ def main(arguments: list[str]) -> int:
         base = parsed.base or train_base(folder, steps=parsed.base_steps)
         examples = write_examples(parsed.shakespeare, folder / "dialogue.jsonl", most=parsed.examples)
         report = compare(base, examples, folder, epochs=parsed.epochs)
+    report["settings"] = {
+        name: value for name, value in vars(parsed).items() if isinstance(value, int | float)
+    }
     if not parsed.no_history:
-        HISTORY.parent.mkdir(exist_ok=True)
-        with HISTORY.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**surroundings(), **report}) + "\n")
+        record.append("finetune", report)
     return 0
 
 
@@ -142,9 +138,10 @@ def compare(base: Path, examples: Path, folder: Path, *, epochs: float) -> dict[
 
 
 def write_samples(models: dict[str, Path], examples: Path) -> list[dict[str, str]]:
-    """What each model writes after the first two prompts that were held out."""
+    """What each model writes after the two prompts held out whose own answers are longest."""
     tokenizer = gptwo.load(models["base"]).tokenizer
-    held_out = read_examples([str(examples)], tokenizer, val_fraction=FinetuneConfig.val_fraction).val[:2]
+    held_out = read_examples([str(examples)], tokenizer, val_fraction=FinetuneConfig.val_fraction).val
+    held_out = sorted(held_out, key=lambda example: -int(example.answer.sum()))[:2]
     samples = []
     for example in held_out:
         prompt = tokenizer.decode(example.ids[~example.answer].tolist())
@@ -157,24 +154,6 @@ def write_samples(models: dict[str, Path], examples: Path) -> list[dict[str, str
             print(f"[{name}] {generation.text}")
         samples.append(written)
     return samples
-
-
-def surroundings() -> dict[str, Any]:
-    """When, with which commit and libraries, on what machine."""
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
-        "versions": {
-            "gptwo": gptwo.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-        "threads": torch.get_num_threads(),
-    }
 
 
 if __name__ == "__main__":
