@@ -19,7 +19,7 @@ from gptwo.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 # A rank that waits for another for ever is a failure, not a stuck pipeline.
-TIMEOUT_S = 120
+TIMEOUT_S = 300
 
 
 def train_on_ranks(size: int, runs: Iterable[tuple[TrainConfig, bool]], *, code: int = 0) -> str:

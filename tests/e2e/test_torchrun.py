@@ -21,7 +21,7 @@ import gptwo
 from gptwo.checkpoint.runs import checkpoint_path, list_checkpoints, newest_whole
 from gptwo.train.metrics import read_metrics
 
-TIMEOUT_S = 120
+TIMEOUT_S = 300
 SMALL = """
     --n-layer 1 --n-head 2 --n-embd 16 --context 16 --batch-tokens 64 --micro-batch 1 --dropout 0 --lr 1e-3
     --warmup-steps 1 --eval-every 1000 --log-every 1 --sample-tokens 0 --device cpu
