@@ -15,14 +15,13 @@ if TYPE_CHECKING:
 
 Coefficients = tuple[tuple[float, float, float], ...]
 
-# Polar Express (Amsel, Persson, Musco & Gower 2025), for singular values down to 1e-3 of the largest: each triple is
-# the best odd quintic for what the ones before it leave.
+# Polar Express (Amsel, Persson, Musco & Gower 2025) for three iterations: each triple is the best odd quintic for what
+# the ones before it leave of the singular values in [0.01, 1]. They end in 1 ± 0.27, where torch.optim.Muon's five
+# iterations end in 0.7 … 1.2, for three fifths of the work.
 POLAR_EXPRESS: Coefficients = (
-    (8.28721201814563, -23.595886519098837, 17.300387312530933),
-    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
-    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
-    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
-    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (8.093368512548258, -23.62043032882427, 17.446151749836243),
+    (3.636585554259041, -2.7219267466089083, 0.5365462883273614),
+    (2.661299985777099, -1.9771545218846258, 0.4526164069964013),
 )
 # The norm bounds the largest singular value; the polynomials diverge above 1, so rounding must not lift it there.
 _MARGIN = 1.01
