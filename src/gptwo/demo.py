@@ -39,8 +39,7 @@ _LEFT_OUT = frozenset({"test", "tests", "idle_test", "site-packages", "dist-pack
 
 # The recipe, chosen by measurement: docs/decisions/0003-demo-recipe.md.
 _SHAPE = PRESETS["micro"]
-_BATCH_TOKENS = 1024
-_LEARNING_RATE = 2e-3
+_BATCH_TOKENS = 2048
 # More passes than this over a small text teach a model of this size the text by heart and nothing more.
 _MOST_PASSES = 8
 # Enough validation text to tell losses apart, and little enough to evaluate in seconds.
@@ -244,9 +243,6 @@ def _recipe(
         dropout=0.1 if repeated else 0.0,
         batch_tokens=_BATCH_TOKENS,
         steps=steps,
-        lr=_LEARNING_RATE,
-        min_lr=_LEARNING_RATE / 50,
-        warmup_steps=min(100, steps // 10),
         eval_every=-(-steps // 3),
         save_every=-(-steps // 3),
         log_every=max(1, min(10, steps // 20)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,30 +12,68 @@ from gptwo.config import PRESETS, GPT2Config, TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Defaults of ``TrainConfig`` for one optimizer and models up to a size."""
+    """Defaults of ``TrainConfig`` for one optimizer, and models whose blocks have at most ``parameters``."""
 
+    parameters: float
     lr: float
-    muon_lr: float
+    muon_lr: float | None = None
+    schedule: Literal["cosine", "wsd", "linear"]
+    decay_fraction: float | None = None
     warmup_steps: int
     weight_decay: float
     beta2: float
-    schedule: Literal["cosine", "wsd", "linear"]
-    # min_lr / lr
-    floor: float
-    decay_fraction: float = 0.7
+    floor: float  # min_lr / lr
 
 
-_ADAMW = Recipe(
-    lr=1e-3, muon_lr=0.0, warmup_steps=100, weight_decay=0.1, beta2=0.99, schedule="cosine", floor=0.1
-)
-_MUON = Recipe(
-    lr=6e-3, muon_lr=0.03, warmup_steps=20, weight_decay=0.0, beta2=0.95, schedule="wsd", floor=0.0
-)
+def _adamw(parameters: float, lr: float, beta2: float) -> Recipe:
+    return Recipe(
+        parameters=parameters,
+        lr=lr,
+        schedule="cosine",
+        warmup_steps=100,
+        weight_decay=0.1,
+        beta2=beta2,
+        floor=0.1,
+    )
 
 
-def recipe(optimizer: Literal["adamw", "muon"], shape: GPT2Config) -> Recipe:
-    """The recipe for a shape: by its parameters without the embeddings, which the vocabulary decides."""
-    return _MUON if optimizer == "muon" else _ADAMW
+def _muon(parameters: float, lr: float, muon_lr: float, decay_fraction: float) -> Recipe:
+    return Recipe(
+        parameters=parameters,
+        lr=lr,
+        muon_lr=muon_lr,
+        schedule="wsd",
+        decay_fraction=decay_fraction,
+        warmup_steps=20,
+        weight_decay=0.0,
+        beta2=0.95,
+        floor=0.0,
+    )
+
+
+# Up to "mini" by measurement, above by the literature: docs/decisions/0012-recipes.md.
+RECIPES: dict[str, tuple[Recipe, ...]] = {
+    "adamw": (
+        _adamw(2e7, 1e-3, 0.99),
+        # The rates of GPT-3 (Brown et al. 2020, table 2.1) for the sizes of GPT-2.
+        _adamw(2e8, 6e-4, 0.95),
+        _adamw(5e8, 3e-4, 0.95),
+        _adamw(1e9, 2.5e-4, 0.95),
+        _adamw(math.inf, 2e-4, 0.95),
+    ),
+    "muon": (
+        _muon(1e6, 6e-3, 0.03, 0.7),
+        _muon(2e7, 4e-3, 0.02, 0.7),
+        # Jordan et al. 2024 for 124M; the larger ones as that.
+        _muon(math.inf, 2e-3, 0.02, 0.4),
+    ),
+}
+
+
+def recipe(optimizer: str, shape: GPT2Config) -> Recipe:
+    """The recipe for a shape, by the parameters of its blocks: those of the embeddings follow from the vocabulary."""
+    blocks = 12 * shape.n_layer * shape.n_embd**2
+    return next(found for found in RECIPES[optimizer] if blocks <= found.parameters)
 
 
 def resolve_recipe(config: TrainConfig, shape: GPT2Config) -> TrainConfig:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gptwo.config import PRESETS, TrainConfig
-from gptwo.train.recipes import resolve_recipe
+from gptwo.train.recipes import RECIPES, recipe, resolve_recipe
 
 
 def resolved(**changes: Any) -> TrainConfig:
@@ -25,7 +25,8 @@ def test_every_size_has_a_recipe_that_leaves_nothing_open(name: str) -> None:
         assert resolve_recipe(config, PRESETS[name]) == config, "what a run keeps is resolved for good"
 
 
-def test_auto_is_muon_for_a_fresh_model_and_adamw_from_a_checkpoint() -> None:
+def test_auto_is_muon_for_a_fresh_model_and_adamw_from_a_checkpoint_or_sharded() -> None:
+    assert resolved(model="nano", parallel="fsdp").optimizer == "adamw"
     assert resolved(model="nano").optimizer == "muon"
     assert resolved(model="runs/mine").optimizer == "adamw"
     assert resolved(model="runs/mine", optimizer="muon").optimizer == "muon"
@@ -48,3 +49,14 @@ def test_the_floor_follows_the_rate_that_was_given() -> None:
 def test_a_short_run_warms_up_for_a_fifth_of_it_at_most() -> None:
     assert resolved(steps=10).warmup_steps == 2
     assert resolved(steps=10, warmup_steps=8).warmup_steps == 8
+
+
+@pytest.mark.parametrize("optimizer", RECIPES)
+def test_larger_models_have_lower_rates(optimizer: str) -> None:
+    sizes = [
+        PRESETS[name] for name in ("nano", "micro", "mini", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+    ]
+    rates = [recipe(optimizer, shape).lr for shape in sizes]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] > rates[3]
+    assert set(RECIPES[optimizer]) == {recipe(optimizer, shape) for shape in sizes}, "none is unreachable"
