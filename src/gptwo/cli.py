@@ -274,7 +274,7 @@ def _add_settings(
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": setting.metadata["help"] + default}
         hint = hints[setting.name]
         kinds = [kind for kind in typing.get_args(hint) or (hint,) if kind is not type(None)]
-        if hint is bool:
+        if kinds == [bool]:
             options["action"] = argparse.BooleanOptionalAction
         elif typing.get_origin(hint) is typing.Literal:
             options["choices"] = kinds

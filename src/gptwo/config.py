@@ -171,7 +171,11 @@ class TrainConfig:
     dtype: Literal["auto", "fp32", "bf16"] = setting(
         "auto", help="arithmetic of the step; auto is bf16 where the device has it in hardware, else fp32"
     )
-    compile: bool = setting(False, help="compile the step with torch.compile (needs a C++ compiler)")
+    compile: bool | None = setting(
+        None,
+        help="compile the step with torch.compile, which needs a C++ compiler; "
+        "when not given, on a GPU where there is one (on a CPU the step as written is as fast, and starts at once)",
+    )
     checkpoint_activations: bool = setting(
         False, help="keep one activation per block and compute the rest again: less memory, a third more work"
     )

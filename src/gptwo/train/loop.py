@@ -246,6 +246,7 @@ class TrainingRun:
             "guard": self._guard.to_json(),
         }
         state = TrainingState(self._step, optimizer, info)
+        self._report.flush_to_disk()
         path = self._task.save(checkpoint_path(self._folder, self._step), model, state)
         best, good = self._report.best(), checkpoint_path(self._folder, self._guard.good_save)
         prune(self._folder, self._config.keep_last, keep=[good, *([best] if best else [])])

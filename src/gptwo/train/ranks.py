@@ -45,7 +45,7 @@ def model_on_ranks(
 
 def loss_on_ranks(model: GPT2, config: TrainConfig, world: World, *, sequences: int) -> LossSum:
     """``setup.loss_function``, whose backward pass also averages the gradients over the ranks."""
-    loss_sum = loss_function(model, compile_step=config.compile)
+    loss_sum = loss_function(model, compile_step=bool(config.compile))
     if world.size == 1 or config.parallel == "fsdp":  # FSDP's hooks are in the model
         return loss_sum
     from gptwo.train.parallel import ReplicatedLoss

@@ -108,6 +108,10 @@ class Report:
             f"step {left}: the loss has jumped to {loss:.4g}; back to step {step}, and past the rows seen since"
         )
 
+    def flush_to_disk(self) -> None:
+        """Make the lines so far safe, before a checkpoint that counts on them."""
+        self._metrics.flush_to_disk()
+
     def evaluation_tried(self, step: int) -> bool:
         """Whether the log has an evaluation of this step, or why there is none."""
         tried = ("val_loss", "evaluation_error")

@@ -97,6 +97,7 @@ def resolve_for_machine(config: TrainConfig, model: GPT2, world: World = ALONE) 
     config = resolve_recipe(config, model.config)
     device = model.token_embedding.weight.device
     dtype = resolve_dtype(config.dtype, device)
+    compile_step = resolve_compile(config.compile, device)
     sequences = sequences_per_step(config.batch_tokens, model.config.context)
     if sequences < world.size:
         raise ConfigError(
@@ -110,11 +111,21 @@ def resolve_for_machine(config: TrainConfig, model: GPT2, world: World = ALONE) 
             available_bytes=free_bytes(device) // (1 if device.type == "cuda" else world.local_size),
             checkpoint_activations=config.checkpoint_activations,
             on_cpu=device.type == "cpu",
-            fused=device.type == "cpu" and dtype == "fp32" and not config.compile,
+            fused=device.type == "cpu" and dtype == "fp32" and not compile_step,
             parameter_ranks=world.size if config.parallel == "fsdp" else 1,
         )
     )
-    return dataclasses.replace(config, dtype=dtype, micro_batch=micro_batch)
+    return dataclasses.replace(config, dtype=dtype, micro_batch=micro_batch, compile=compile_step)
+
+
+def resolve_compile(asked: bool | None, device: torch.device) -> bool:
+    """What was asked for; else on a GPU where there is a compiler."""
+    return asked if asked is not None else device.type == "cuda" and has_compiler()
+
+
+def has_compiler() -> bool:
+    """Whether torch.compile finds the C++ compiler that it needs, on a GPU too."""
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
 def tune_process(device: torch.device) -> None:
@@ -128,17 +139,30 @@ def tune_process(device: torch.device) -> None:
 
 
 def loss_function(model: GPT2, *, compile_step: bool) -> LossSum:
-    """Summed loss of a micro-batch, compiled when asked. Raises ``ConfigError`` when there is no compiler for it."""
+    """Summed loss of a micro-batch, compiled when asked. ``ConfigError`` when there is no compiler, or it fails."""
 
     def loss_sum(tokens: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
         return model.loss(tokens, targets, documents=documents, reduction="sum")
 
     if not compile_step:
         return loss_sum
-    on_cpu = model.token_embedding.weight.device.type == "cpu"
-    if on_cpu and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
+    if not has_compiler():
         raise ConfigError(
             "--compile needs a C++ compiler and none is on PATH; install g++, or leave out --compile"
         )
+    from torch._inductor.exc import InductorError
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
     compiled: LossSum = torch.compile(loss_sum)
-    return compiled
+
+    def compiled_loss_sum(*rows: Tensor) -> Tensor:
+        try:
+            return compiled(*rows)
+        except InductorError as error:
+            # A process that is killed while it compiles leaves half a file in the cache that all processes share.
+            raise ConfigError(
+                f"torch.compile failed ({str(error).strip().splitlines()[0]}); remove its cache {cache_dir()}, "
+                "or give --no-compile"
+            ) from error
+
+    return compiled_loss_sum

@@ -36,7 +36,7 @@ class TerminalObserver:
         model, config = start.model, start.config
         self._steps = config.steps
         self._next_line = start.first_step
-        compiled = ", compiled" if config.compile else ""
+        compiled = ", compiled" if config.compile else ", not compiled"
         resumed = f", resumed after step {start.first_step}" if start.first_step else ""
         self._console.print(
             f"{start.parameters:,} parameters (L={model.n_layer} H={model.n_head} D={model.n_embd} "

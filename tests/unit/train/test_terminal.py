@@ -81,8 +81,8 @@ def test_elsewhere_it_prints_lines_and_no_control_characters() -> None:
     assert "\r" not in text
     first, *rest = text.splitlines()
     assert first == (
-        "12,345 parameters (L=1 H=2 D=4 C=8 V=9) on cpu, fp32; 100 steps of 4,096 tokens in micro-batches of 2, "
-        "67,890 tokens of text"
+        "12,345 parameters (L=1 H=2 D=4 C=8 V=9) on cpu, fp32, not compiled; 100 steps of 4,096 tokens in "
+        "micro-batches of 2, 67,890 tokens of text"
     )
     steps = [line for line in rest if "tokens/s" in line]
     assert steps[0] == "step 1/100  loss 2.000  1,234 tokens/s  50% of peak  300 MiB  1 h 47 min left"

@@ -171,7 +171,7 @@ def test_what_is_open_is_left_out() -> None:
     config = TrainConfig(data="d", out="o")
     mapping = config.to_mapping()
     assert None not in mapping.values()
-    recipe = {"lr", "muon_lr", "min_lr", "warmup_steps", "decay_fraction", "weight_decay", "beta2"}
+    recipe = {"lr", "muon_lr", "min_lr", "warmup_steps", "decay_fraction", "weight_decay", "beta2", "compile"}
     assert set(FIELDS) - set(mapping) == {*recipe, "dropout", *AT_LEAST_1_OR_NONE}
     assert TrainConfig.from_mapping(mapping) == config
 
