@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     FSDPModule,
-    MixedPrecisionPolicy,
     fully_shard,
     register_fsdp_forward_method,
 )
@@ -32,14 +31,12 @@ def share_weights(model: GPT2) -> GPT2:
     return model
 
 
-def sharded(
-    whole: GPT2 | None, config: TrainConfig, world: World, *, device: torch.device, dtype: str
-) -> GPT2:
+def sharded(whole: GPT2 | None, config: TrainConfig, world: World, *, device: torch.device) -> GPT2:
     """Rank 0's model ``whole`` (None elsewhere) with a part of every parameter on each rank (FSDP2, Zhao et al. 2023).
 
     A block is whole only while it computes. The embeddings and the last norm are one unit, the root's, so E is whole as
-    the embedding and as the head. In bf16 the blocks' weights travel as bf16, in which autocast uses them anyway; the
-    residual stream stays fp32. Raises ``ConfigError`` for a model with adapters.
+    the embedding and as the head. Weights travel in fp32, and autocast makes bf16 of them where it does without
+    sharding: the arithmetic is the same. Raises ``ConfigError`` for a model with adapters.
     """
     shape = GPT2Config(**world.share(dataclasses.asdict(whole.config) if whole else None))
     model = GPT2(shape, device="meta", checkpoint_activations=config.checkpoint_activations)
@@ -47,9 +44,8 @@ def sharded(
     if whole and weights.keys() != model.state_dict().keys():
         raise ConfigError("parallel='fsdp' does not shard adapters, which are small; expected parallel='ddp'")
     mesh = init_device_mesh(device.type, (world.size,))
-    bf16 = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in model.blocks:
-        fully_shard(block, mesh=mesh, mp_policy=bf16 if dtype == "bf16" else MixedPrecisionPolicy())
+        fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     register_fsdp_forward_method(model, "loss")
     model.to_empty(device=device)

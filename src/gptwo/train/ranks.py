@@ -16,7 +16,7 @@ from gptwo.config import TrainConfig
 from gptwo.model import GPT2
 from gptwo.train.distributed import World
 from gptwo.train.optimizer import optimizer_tensors
-from gptwo.train.setup import loss_function, resolve_dtype
+from gptwo.train.setup import loss_function
 from gptwo.train.step import LossSum
 
 
@@ -40,7 +40,7 @@ def model_on_ranks(
     if config.parallel == "ddp":
         return share_weights(build(own, device))
     whole = build(own, torch.device("cpu")) if world.writes else None
-    return sharded(whole, config, world, device=device, dtype=resolve_dtype(config.dtype, device))
+    return sharded(whole, config, world, device=device)
 
 
 def loss_on_ranks(model: GPT2, config: TrainConfig, world: World, *, sequences: int) -> LossSum:

@@ -31,6 +31,7 @@ RANKS = Tolerance(atol=1e-5, why="fp32 sums over the same tokens in another orde
 MUON = Tolerance(
     atol=5e-3, why="orthogonalising lifts what rounding left in small singular values to full size"
 )
+BF16 = Tolerance(atol=1e-2, why="gradients of 8 bits, rounded before the ranks sum them")
 STEPS = 20
 
 
@@ -182,6 +183,7 @@ def test_two_ranks_and_four_compute_what_one_does_and_resume_on_any_number(
     same: Build, tmp_path: Path
 ) -> None:
     train(same("alone"))
+    train(same("alone-bf16", dtype="bf16"))
     train(same("alone-muon", optimizer="muon"))
     cut_off(tmp_path / "alone", "from-1-to-2")
     train_on_ranks(
@@ -190,6 +192,7 @@ def test_two_ranks_and_four_compute_what_one_does_and_resume_on_any_number(
             (same("ddp-2"), False),
             (same("ddp-2-in-one-micro-batch", micro_batch=4), False),
             (same("fsdp-2", parallel="fsdp"), False),
+            (same("fsdp-2-bf16", parallel="fsdp", dtype="bf16"), False),
             (same("ddp-2-muon", optimizer="muon"), False),
             (same("from-1-to-2"), True),
         ],
@@ -212,6 +215,8 @@ def test_two_ranks_and_four_compute_what_one_does_and_resume_on_any_number(
         assert_same_run(tmp_path / name, tmp_path / "alone")
     for name in ("from-2-to-4-and-fsdp", "from-4-to-1"):
         assert_same_run(tmp_path / name, tmp_path / "alone")
+    bf16, bf16_alone = (figures(tmp_path / name)["loss"] for name in ("fsdp-2-bf16", "alone-bf16"))
+    BF16.assert_close(bf16, bf16_alone, "bf16")
     muon, muon_alone = (figures(tmp_path / name)["loss"] for name in ("ddp-2-muon", "alone-muon"))
     RANKS.assert_close(muon[:5], muon_alone[:5], "Muon, the first steps")
     MUON.assert_close(muon, muon_alone, "Muon, all steps")
