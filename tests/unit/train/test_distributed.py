@@ -15,8 +15,8 @@ from tests.ranks import train_on_ranks
 from tests.tolerance import Tolerance
 from torch.distributed import HashStore
 
-from gptwo.base.errors import ConfigError
-from gptwo.checkpoint.runs import checkpoint_path
+from gptwo.base.errors import ConfigError, DivergedError
+from gptwo.checkpoint.runs import checkpoint_path, newest_whole
 from gptwo.config import PRESETS, TrainConfig
 from gptwo.model import build_model
 from gptwo.train.distributed import ALONE, World, joined_world
@@ -220,3 +220,28 @@ def test_two_ranks_and_four_compute_what_one_does_and_resume_on_any_number(
     muon, muon_alone = (figures(tmp_path / name)["loss"] for name in ("ddp-2-muon", "alone-muon"))
     RANKS.assert_close(muon[:5], muon_alone[:5], "Muon, the first steps")
     MUON.assert_close(muon, muon_alone, "Muon, all steps")
+
+
+@pytest.mark.parametrize("parallel", ["fsdp", pytest.param("ddp", marks=pytest.mark.long)])
+def test_ranks_go_back_from_a_spike_together_and_give_up_with_one_voice(
+    same: Build, tmp_path: Path, parallel: str
+) -> None:
+    settings = {"lr": 0.3, "min_lr": 0.0, "warmup_steps": 40, "grad_clip": 0.0, "spike_nats": 0.02}
+    settings |= {"steps": 40, "save_every": 5, "eval_every": 100, "sample_tokens": 0}
+    with pytest.raises(DivergedError, match="after 3 returns to a checkpoint"):
+        train(same("alone", **settings))
+    said = train_on_ranks(2, [(same("ranks", parallel=parallel, **settings), False)], code=2)
+    (line,) = said.splitlines()
+    assert "DivergedError" in line
+    assert "after 3 returns to a checkpoint" in line
+    # Where all went back to, rank 0 saved again: the optimizer, on every rank, must be the one of that step.
+    checkpoint = newest_whole(tmp_path / "ranks")
+    assert checkpoint is not None
+    state = load_file(checkpoint / "training.safetensors")
+    steps = {float(value) for name, value in state.items() if name.endswith(".step")}
+    assert steps == {float(checkpoint.name.removeprefix("step-"))}
+    logs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("ranks", "alone")]
+    ours, theirs = ([r["loss"] for r in log if "loss" in r][:15] for log in logs)
+    Tolerance(atol=1e-2, why="fp32 rounding, lifted by a learning rate that diverges").assert_close(
+        ours, theirs
+    )
