@@ -39,10 +39,11 @@ BPE_VALIDATION_TOKENS = 20_000
 BPE_ADAMW: dict[str, Any] = {
     "optimizer": "adamw",
     "schedule": "cosine",
-    "lr": 1e-3,
     "beta2": 0.99,
     "warmup_steps": 30,
 }
+# AdamW learns at the best of these, each tried with the first seed.
+BPE_ADAMW_RATES = (4e-4, 6e-4, 1e-3)
 BPE_MUON: dict[str, Any] = {"optimizer": "muon"}
 
 # Steps that tell how long one takes, inside the clock: they are the first of the run. The first of them warms up.
@@ -183,18 +184,23 @@ def bpe(*, rounds: int, steps: int) -> None:
         files = [str(path) for path in standard_library_files()]
         prepare(files, tokenizer="bpe", vocab_size=BPE.vocab_size, val_fraction=0.02, out=data)
         val_data = TokenData.open(data, "val")
+
+        def trained(settings: dict[str, Any], count: int, seed: int) -> tuple[float, Curve]:
+            run = Run(BPE, data, {"batch_tokens": BPE_BATCH_TOKENS, **settings, "steps": count, "seed": seed})
+            curve = run.all_steps()
+            loss = evaluate(run.model, val_data, max_tokens=BPE_VALIDATION_TOKENS, micro_batch=16)
+            return loss.nats_per_token, curve
+
+        tried = {lr: trained({**BPE_ADAMW, "lr": lr}, steps, 0) for lr in BPE_ADAMW_RATES}
+        best = min(tried, key=lambda lr: tried[lr][0])
+        print(", ".join(f"AdamW at {lr:g}: {loss:.4f}" for lr, (loss, _) in tried.items()), flush=True)
         for seed in range(rounds):
-            result = {}
-            for name, settings, count in (("adamw", BPE_ADAMW, steps), ("muon", BPE_MUON, fewer)):
-                run = Run(
-                    BPE, data, {"batch_tokens": BPE_BATCH_TOKENS, **settings, "steps": count, "seed": seed}
-                )
-                curve = run.all_steps()
-                losses = evaluate(run.model, val_data, max_tokens=BPE_VALIDATION_TOKENS, micro_batch=16)
-                result[f"{name}_loss"] = losses.nats_per_token
-                curves.setdefault(name, thinned(curve))
-            results.append(result)
-            print(f"round {seed + 1}: " + ", ".join(f"{k} {v:.4f}" for k, v in result.items()), flush=True)
+            adamw = tried[best] if seed == 0 else trained({**BPE_ADAMW, "lr": best}, steps, seed)
+            muon = trained(BPE_MUON, fewer, seed)
+            results.append({"adamw_loss": adamw[0], "muon_loss": muon[0]})
+            curves.setdefault("adamw", thinned(adamw[1]))
+            curves.setdefault("muon", thinned(muon[1]))
+            print(f"round {seed + 1}: AdamW {adamw[0]:.4f}, Muon {muon[0]:.4f}", flush=True)
     figures = {key: record.spread([result[key] for result in results]) for key in results[0]}
     hit = statistics.median(r["muon_loss"] - r["adamw_loss"] for r in results) <= 0
     print(
@@ -208,7 +214,12 @@ def bpe(*, rounds: int, steps: int) -> None:
             "rounds": rounds,
             "steps": {"adamw": steps, "muon": fewer},
             "shape": dataclasses.asdict(BPE),
-            "settings": {"batch_tokens": BPE_BATCH_TOKENS, "adamw": BPE_ADAMW, "muon": BPE_MUON},
+            "settings": {
+                "batch_tokens": BPE_BATCH_TOKENS,
+                "adamw": {**BPE_ADAMW, "lr": best},
+                "muon": BPE_MUON,
+            },
+            "adamw_rates": {str(lr): loss for lr, (loss, _) in tried.items()},
             "figures": figures,
             "curves": curves,
         },
