@@ -31,7 +31,7 @@ from gptwo.train.source import PreparedText
 from gptwo.train.step import optimizer_step, seed_step
 
 # Chosen by measurement: docs/decisions/0012-recipes.md.
-SHAKESPEARE = GPT2Config(n_layer=4, n_head=3, n_embd=96, context=128, vocab_size=65, dropout=0.0)
+SHAKESPEARE = GPT2Config(n_layer=3, n_head=3, n_embd=96, context=64, vocab_size=65, dropout=0.0)
 SHAKESPEARE_SETTINGS: dict[str, Any] = {"batch_tokens": 2048}
 BPE = GPT2Config(n_layer=8, n_head=8, n_embd=288, context=128, vocab_size=4096, dropout=0.0)
 BPE_BATCH_TOKENS = 1024
