@@ -19,7 +19,7 @@ from gptwo.config import PRESETS, TrainConfig
 
 if typing.TYPE_CHECKING:
     from gptwo.train.distributed import World
-    from gptwo.train.loop import TrainResult
+    from gptwo.train.observer import TrainResult
 
 USER_ERROR = 2
 INTERRUPTED = 130

@@ -157,7 +157,7 @@ class TrainConfig:
         None, help="validation tokens to evaluate; the whole split when not given"
     )
     spike_nats: float = setting(
-        1.0, help="go back when 3 losses in a row lie so far above the median of the last 100; 0 for never"
+        1.0, help="go back when 3 losses in a row lie so far above all of the last 100; 0 for never"
     )
     save_every: int = setting(250, help="steps between checkpoints; the last step is always saved")
     keep_last: int = setting(

@@ -58,6 +58,8 @@ def summed_cross_entropy(
 
     ``torch.compile`` leaves it as it is: traced, its loop would be unrolled, and autograd would keep every piece.
     """
+    if not torch.is_grad_enabled():
+        E_VD = E_VD.detach()  # a parameter asks for its gradient even where there is no backward pass
     if x_ND.device.type == "cpu":
         # The other rows need no product. On a GPU the host would have to wait for their number.
         predicted_N = targets_N != NOT_PREDICTED

@@ -38,17 +38,3 @@ def linear(
 def input_gradient(dy_NO: Float[Tensor, "N O"], W_OI: Float[Tensor, "O I"]) -> Float[Tensor, "N I"]:
     """dX = dY W."""
     return linear(dy_NO, W_OI.t(), None) if uses_onednn(dy_NO) else dy_NO @ W_OI
-
-
-def add_weight_gradient(
-    dW_OI: Float[Tensor, "O I"],
-    dy_NO: Float[Tensor, "N O"],
-    x_NI: Float[Tensor, "N I"],
-    *,
-    accumulate: bool,
-) -> None:
-    """dW ← dYᵀ X, or dW ← dW + dYᵀ X with ``accumulate``; what dW held before is then not read."""
-    if accumulate:
-        dW_OI.addmm_(dy_NO.t(), x_NI)
-    else:
-        torch.mm(dy_NO.t(), x_NI, out=dW_OI)

@@ -65,7 +65,7 @@ def evaluate(
         rows = np.stack([data.read(start, length + 1) for start in starts])
         chunk = torch.from_numpy(rows).to(device)
         with autocast(device, dtype):
-            loss = float(model.loss(chunk[:, :-1], chunk[:, 1:], reduction="sum").double())
+            loss = float(model.loss(chunk[:, :-1], chunk[:, 1:], reduction="sum"))
         nats += loss if counts else 0.0
     nats = world.total(nats)
     model.train(was_training)

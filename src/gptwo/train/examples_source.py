@@ -96,7 +96,7 @@ class PackedExamples:
             with autocast(device, config.dtype):
                 loss = model.loss(inputs, targets, documents=documents, reduction="sum")
             if counts:
-                nats += float(loss.double())
+                nats += float(loss)
                 predicted = arrays[1][arrays[1] != NOT_PREDICTED]
                 tokens += len(predicted)
                 text_bytes += int(self._bytes_of[predicted].sum())

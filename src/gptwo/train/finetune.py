@@ -29,10 +29,10 @@ from gptwo.train.finetune_config import (
     LORA_LR_BY_WIDTH,
     FinetuneConfig,
 )
-from gptwo.train.loop import TrainingRun, TrainResult
+from gptwo.train.loop import TrainingRun
 from gptwo.train.metrics import read_metrics
 from gptwo.train.micro_batch import FROZEN_BYTES_PER_PARAMETER, TRAINING_BYTES_PER_PARAMETER
-from gptwo.train.observer import Observer, Silent
+from gptwo.train.observer import Observer, Silent, TrainResult
 from gptwo.train.run_folder import METRICS_NAME, starting_point
 from gptwo.train.setup import require_memory
 from gptwo.train.source import PreparedText, Source

@@ -72,6 +72,17 @@ class FinetuneConfig(TrainConfig):
                 raise ConfigError(
                     f"{name}={getattr(self, name)} is not possible; the shape is the base's: leave it out"
                 )
+        if self.lora_rank is None:
+            for name in ("lora_alpha", "lora_dropout", "lora_targets"):
+                default = type(self).__dataclass_fields__[name].default
+                if getattr(self, name) != default:
+                    raise ConfigError(
+                        f"{name}={getattr(self, name)} is of no use without adapters; leave it out, or give lora_rank"
+                    )
+        elif self.optimizer == "muon":
+            raise ConfigError(
+                "optimizer='muon' is not possible with lora_rank: it is for whole matrices; expected 'adamw'"
+            )
         if not self.data:
             raise ConfigError("data is empty; expected one file at least")
         if not 0.0 < self.val_fraction < 1.0:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, Literal
 
 Verdict = Literal["good", "bad", "go back"]
 
-# Good losses whose median a loss is held against, and how many of them must be there first.
+# Good losses that a loss is held against, and how many of them must be there first.
 _WINDOW = 100
 _ENOUGH = 20
 BAD_IN_A_ROW = 3
@@ -20,7 +19,7 @@ class Guard:
     """Judges every step.
 
     A step is bad when its loss or gradient is not a finite number (it is then skipped: weights and optimizer stay as
-    they were), or when its loss lies more than ``spike_nats`` above the median of the last 100 good ones (at least 20;
+    they were), or when its loss lies more than ``spike_nats`` above the highest of the last 100 good ones (at least 20;
     0 nats: never). After 3 bad steps in a row the run goes back to the checkpoint before them, and past the rows
     that it has seen since: step s then learns from the rows of step s + ``rows_ahead``. Weights that a spike may have
     spoiled (``in_a_spike``) are not worth keeping.
@@ -30,6 +29,7 @@ class Guard:
         kept = kept or {}
         self._spike_nats = spike_nats
         self._losses: deque[float] = deque(kept.get("losses", ()), maxlen=_WINDOW)
+        self._good_steps: int = kept.get("good_steps", 0)  # since the last return to a checkpoint
         self.bad_in_a_row: int = kept.get("bad_in_a_row", 0)
         self.in_a_spike: bool = kept.get("in_a_spike", False)
         self.skipped_steps: int = kept.get("skipped_steps", 0)
@@ -44,6 +44,9 @@ class Guard:
         self.skipped_steps += not applied
         if applied and not self._spikes(loss):
             self._losses.append(loss)
+            self._good_steps += 1
+            if self._good_steps == _WINDOW:
+                self.rollbacks = 0  # what went wrong then is over
             self.bad_in_a_row, self.in_a_spike = 0, False
             return "good"
         self.bad_in_a_row += 1
@@ -53,13 +56,14 @@ class Guard:
     def _spikes(self, loss: float) -> bool:
         if not self._spike_nats or len(self._losses) < _ENOUGH:
             return False
-        return loss > statistics.median(self._losses) + self._spike_nats
+        return loss > max(self._losses) + self._spike_nats
 
     def went_back(self, kept: Mapping[str, Any], *, steps: int) -> Guard:
         """The guard of the checkpoint ``steps`` earlier, with what has been counted since."""
         guard = Guard(self._spike_nats, kept)
         guard.bad_in_a_row, guard.in_a_spike = 0, False
         guard.skipped_steps = self.skipped_steps
+        guard._good_steps = 0
         guard.rollbacks = self.rollbacks + 1
         guard.rows_ahead = self.rows_ahead + steps
         return guard
@@ -72,6 +76,7 @@ class Guard:
     def to_json(self) -> dict[str, Any]:
         return {
             "losses": list(self._losses),
+            "good_steps": self._good_steps,
             "bad_in_a_row": self.bad_in_a_row,
             "in_a_spike": self.in_a_spike,
             "skipped_steps": self.skipped_steps,

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 from gptwo.train.distributed import World
+
+
+class _EndedBySignal(BaseException):
+    """Leaves work half done; no handler of errors sees it."""
 
 
 class StopRequest:
@@ -18,6 +24,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._number = 0
+        self._ends = False
         self._previous: dict[int, signal._HANDLER] = {}
 
     def __enter__(self) -> StopRequest:
@@ -32,13 +39,27 @@ class StopRequest:
 
     def agreed(self, world: World) -> bool:
         """Whether any rank was asked to stop; then all of them are, by the same signal."""
-        self._number = world.largest(self._number)
-        return self._number > 0
+        number = world.largest(self._number)
+        self._number = max(self._number, number)  # one may have come while the ranks agreed
+        return number > 0
+
+    @contextmanager
+    def ending(self, *, allowed: bool = True) -> Iterator[None]:
+        """Of work that may be left undone: while entered, the first signal ends it, if ``allowed``."""
+        self._ends = allowed
+        try:
+            yield
+        except _EndedBySignal:
+            pass
+        finally:
+            self._ends = False
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._number = number
         for each in self._previous:
             signal.signal(each, signal.SIG_DFL)
+        if self._ends:
+            raise _EndedBySignal
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

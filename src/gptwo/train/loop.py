@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,7 +19,7 @@ from gptwo.train.evaluate import Evaluation
 from gptwo.train.guard import BAD_IN_A_ROW, MOST_ROLLBACKS, Guard
 from gptwo.train.interrupt import StopRequest
 from gptwo.train.interval import Interval
-from gptwo.train.observer import Observer, RunStart, Silent
+from gptwo.train.observer import Observer, RunStart, Silent, TrainResult
 from gptwo.train.optimizer import build_optimizer, restore_optimizer
 from gptwo.train.report import Report
 from gptwo.train.run_folder import run_folder, starting_point
@@ -30,17 +29,6 @@ from gptwo.train.setup import resolve_for_machine, tune_process
 from gptwo.train.source import Feed
 from gptwo.train.step import StepResult, optimizer_step, seed_step
 from gptwo.train.task import Pretraining, Task
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run has when it stops: finished, or asked to by a signal, whose name is then ``stopped_by``."""
-
-    run: Path
-    checkpoint: Path
-    step: int
-    evaluation: Evaluation | None
-    stopped_by: str | None
 
 
 def train(
@@ -97,7 +85,7 @@ class TrainingRun:
                 self._model.config,
                 self._source,
                 folder=self._folder,
-                first_step=self._step,
+                first_step=self._saved_step,
                 device=self._device,
                 observer=self._observer,
                 ranks=self._world.size,
@@ -112,7 +100,7 @@ class TrainingRun:
         self._observer.started(self._description())
         with StopRequest() as stop:
             if self._world.share(self._world.writes and self._owes_evaluation()):
-                self._evaluate()
+                self._evaluate(stop)
             while self._step < config.steps and not stop.agreed(self._world):
                 result = self._timed_step()
                 self._step += 1
@@ -131,7 +119,7 @@ class TrainingRun:
                 if due or last or stopping:
                     self._save()
                 if evaluates and self._saved_step == self._step and not stopping:
-                    self._evaluate()
+                    self._evaluate(stop)
             stopped_by = stop.signal_name if self._step < config.steps else None
             if self._saved_step != self._step:  # the signal came after this step's turn to save
                 self._save()
@@ -267,13 +255,17 @@ class TrainingRun:
         self._interval = Interval(state.info.get("unlogged"))
         self._guard = Guard(self._config.spike_nats, state.info.get("guard"))
 
-    def _evaluate(self) -> None:
-        """The held-out loss, and a sample. The step is saved: whatever fails here is told, and the run goes on."""
+    def _evaluate(self, stop: StopRequest) -> None:
+        """The held-out loss, and a sample. The step is saved, so a signal ends this at once, and a failure is told."""
+        with stop.ending(allowed=self._world.size == 1):
+            self._evaluate_or_tell()
+        self._model.train()
+
+    def _evaluate_or_tell(self) -> None:
         try:
             result = self._source.evaluate(self._model, self._config, self._world)
             if not math.isfinite(result.nats_per_token):
                 raise DivergedError("the validation loss is no finite number")
-            sample = self._sample()
         except Exception as error:
             failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
             if self._world.size > 1:  # the others wait for this rank in the middle of theirs
@@ -281,11 +273,10 @@ class TrainingRun:
         else:
             self._evaluation = result
             if self._world.writes:
-                self._report.evaluated(self._step, result, sample)
+                self._report.evaluated(self._step, result, self._sample())
                 self._report.ornaments.name_best(self._report.best())
             return
         # Here the failed evaluation's frames are gone; what they held can go too.
-        self._model.train()
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -293,6 +284,8 @@ class TrainingRun:
 
     def _sample(self) -> str:
         config = self._config
-        if not config.sample_tokens:
+        try:
+            return sample_text(self._model, self._task.tokenizer, config.sample_prompt, config.sample_tokens)
+        except Exception as error:
+            self._observer.warned(f"step {self._step}: no sample ({type(error).__name__}: {error})")
             return ""
-        return sample_text(self._model, self._task.tokenizer, config.sample_prompt, config.sample_tokens)

@@ -28,11 +28,25 @@ class StepReport:
 
     step: int
     loss: float | None
+    loss_per_byte: float | None
+    gradient_norm: float | None
     lr: float
     tokens_per_s: float
     matmul_share: float
+    data_wait: float
     memory_bytes: int
     seconds_left: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run has when it stops: finished, or asked to by a signal, whose name is then ``stopped_by``."""
+
+    run: Path
+    checkpoint: Path
+    step: int
+    evaluation: Evaluation | None
+    stopped_by: str | None
 
 
 class Observer(Protocol):

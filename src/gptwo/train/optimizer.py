@@ -92,7 +92,12 @@ def optimizer_tensors(model: GPT2, optimizer: torch.optim.Optimizer) -> dict[str
 
 
 def restore_optimizer(model: GPT2, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what ``optimizer_tensors`` returned, bit for bit. ``CheckpointError`` when a tensor is missing."""
+    """Put back what ``optimizer_tensors`` returned, bit for bit. ``CheckpointError`` when a tensor is missing.
+
+    A run that was stopped before its first update has no state, and goes on without.
+    """
+    if not any(name.startswith(f"{_PREFIX}.") for name in tensors):
+        return
     name_of = {parameter: name for name, parameter in model.named_parameters()}
     for group in optimizer.param_groups:
         whats = ("momentum_buffer",) if group.get("pieces") else ("step", "exp_avg", "exp_avg_sq")

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gptwo.base.errors import ConfigError
 from gptwo.config import PRESETS, GPT2Config, TrainConfig
 
 
@@ -80,12 +81,21 @@ def resolve_recipe(config: TrainConfig, shape: GPT2Config) -> TrainConfig:
     """Fill in every setting that is None or "auto" from the recipe of the size; what was given stays.
 
     ``optimizer="auto"`` is Muon for a fresh model, and AdamW from a checkpoint, whose weights another optimizer made,
-    and for sharded weights, since Muon needs whole matrices.
+    and for sharded weights, since Muon needs whole matrices. ``ConfigError`` for a setting that would have no effect.
     """
     optimizer = config.optimizer
     if optimizer == "auto":
         optimizer = "muon" if config.model in PRESETS and config.parallel == "ddp" else "adamw"
     chosen = recipe(optimizer, shape)
+    schedule = chosen.schedule if config.schedule == "auto" else config.schedule
+    if config.muon_lr is not None and optimizer != "muon":
+        raise ConfigError(
+            f"muon_lr={config.muon_lr} is of no use to {optimizer}; leave it out, or set optimizer='muon'"
+        )
+    if config.decay_fraction is not None and schedule != "wsd":
+        raise ConfigError(
+            f"decay_fraction={config.decay_fraction} is of no use to {schedule}; leave it out, or set schedule='wsd'"
+        )
     filled: dict[str, Any] = {"optimizer": optimizer}
     for name in ("lr", "weight_decay", "beta2", "schedule"):
         if getattr(config, name) in (None, "auto"):

@@ -25,7 +25,7 @@ from gptwo.train.track import open_tracker
 
 
 class Report:
-    """Of the run in ``folder``, from ``first_step`` on. Every method takes the number of finished steps."""
+    """Of the run in ``folder``, from ``first_step`` on (-1: the beginning). Methods take the number of finished steps."""
 
     def __init__(
         self,
@@ -67,21 +67,24 @@ class Report:
         report = StepReport(
             step=step,
             loss=loss,
+            loss_per_byte=loss / bytes_per_token if loss is not None and bytes_per_token else None,
+            gradient_norm=interval.mean_gradient_norm(),
             lr=learning_rate(step - 1, config),
             tokens_per_s=tokens_per_s,
             matmul_share=flops_per_s / (ceiling * self._ranks),
+            data_wait=interval.waiting_seconds / interval.seconds,
             memory_bytes=memory,
             seconds_left=(config.steps - step) * tokens_per_step / tokens_per_s,
         )
         figures = {
             "loss": loss,
-            "loss_per_byte": loss / bytes_per_token if loss is not None and bytes_per_token else None,
+            "loss_per_byte": report.loss_per_byte,
             "lr": report.lr,
-            "gradient_norm": interval.mean_gradient_norm(),
+            "gradient_norm": report.gradient_norm,
             "skipped_steps": guard.skipped_steps,
             "tokens_per_s": tokens_per_s,
             "matmul_share": report.matmul_share,
-            "data_wait": interval.waiting_seconds / interval.seconds,
+            "data_wait": report.data_wait,
             "memory_bytes": memory,
             "peak_memory_bytes": peak_memory,
         }

@@ -37,7 +37,7 @@ _MAY_CHANGE = frozenset(
         "keep_last",
         "log_every",
     }
-    | {"sample_prompt", "sample_tokens", "track", "parallel"}
+    | {"sample_prompt", "sample_tokens", "track", "parallel", "compile"}
 )
 # What a run was that is older than these settings, and so has none of them in its file.
 _BEFORE_RECIPES = {"optimizer": "adamw", "schedule": "cosine"}

@@ -39,10 +39,12 @@ def trim_samples(path: Path, last_step: int) -> None:
 
 
 def sample_text(model: GPT2, tokenizer: Tokenizer, prompt: str, tokens: int) -> str:
-    """The prompt and up to ``tokens`` new tokens, always with the same seed, so that samples of a run compare.
+    """The prompt and up to ``tokens`` new tokens, always with the same seed: samples of a run compare. None for 0: "".
 
     Draws from its own counter-based generator: training's randomness is not touched.
     """
+    if not tokens:
+        return ""
     was_training = model.training
     device = model.token_embedding.weight.device
     # A prompt of the user's own settings, who may mean <|endoftext|>: a chat has one after every message.
@@ -62,7 +64,7 @@ def with_possible_prompt(config: TrainConfig, tokenizer: Tokenizer) -> TrainConf
     """
     try:
         if config.sample_tokens:
-            tokenizer.encode(config.sample_prompt)
+            tokenizer.encode(config.sample_prompt, allow_special=True)
     except TokenizerError as error:
         if config.sample_prompt == TrainConfig.sample_prompt:
             return replace(config, sample_prompt="")

@@ -50,14 +50,11 @@ class TerminalObserver:
         self._bar.start()
 
     def stepped(self, report: StepReport) -> None:
-        loss = "loss skipped" if report.loss is None else f"loss {report.loss:.3f}"
-        figures = (
-            f"{loss}  {report.tokens_per_s:,.0f} tokens/s  {report.matmul_share:.0%} of peak  "
-            f"{report.memory_bytes / 2**20:,.0f} MiB  {duration(report.seconds_left)} left"
-        )
-        self._bar.update(self._task, completed=report.step, figures=figures)
+        progress, machine = _figures(report)
+        self._bar.update(self._task, completed=report.step, figures=f"{progress}\n{machine}")
         if not self._console.is_terminal and (report.step >= self._next_line or report.step == self._steps):
-            self._console.print(f"step {report.step}/{self._steps}  {figures}", highlight=False)
+            line = f"step {report.step}/{self._steps}  {progress}  {machine}"
+            self._console.print(line, highlight=False, soft_wrap=True)
             self._next_line = report.step + max(1, self._steps // 20)
         if report.step == self._steps:
             self._bar.stop()
@@ -85,6 +82,18 @@ class TerminalObserver:
     def close(self) -> None:
         """Take the bar away, however the run ended."""
         self._bar.stop()
+
+
+def _figures(report: StepReport) -> tuple[str, str]:
+    """What the user waits for, and what the machine does."""
+    loss = "all steps skipped" if report.loss is None else f"loss {report.loss:.3f}"
+    per_byte = "" if report.loss_per_byte is None else f" ({report.loss_per_byte:.3f} per byte)"
+    gradient = "" if report.gradient_norm is None else f"gradient {report.gradient_norm:.2g}  "
+    return (
+        f"{loss}{per_byte}  {report.tokens_per_s:,.0f} tokens/s  {duration(report.seconds_left)} left",
+        f"{gradient}{report.matmul_share:.0%} of peak  data wait {report.data_wait:.1%}  "
+        f"{report.memory_bytes / 2**20:,.0f} MiB",
+    )
 
 
 def duration(seconds: float) -> str:

@@ -48,7 +48,7 @@ class TensorBoardTracker:
 
 
 class TrackioTracker:
-    """The local database of trackio: project gptwo, the run under its folder's name; ``trackio show`` looks at it.
+    """The local database of trackio: project gptwo, the run under its folder's path; ``trackio show`` looks at it.
 
     A resumed run goes on under the same name. No server is started. What trackio prints is kept off standard output,
     which is the command's.

@@ -213,3 +213,11 @@ def test_products_equal_the_formulas(N: int, inputs: int, outputs: int) -> None:
         (products.input_gradient(dy, W), dy.double() @ W.double()),
     ):
         tolerance.assert_close(actual / expected.abs().max(), expected / expected.abs().max())
+
+
+def test_without_a_backward_pass_the_head_computes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "_add_product", lambda *_, **__: pytest.fail("a product that nobody asked for"))
+    model = random_model(CONFIG)
+    tokens, targets = masked_batch(CONFIG)
+    with torch.no_grad():
+        assert model.loss(tokens, targets).isfinite()

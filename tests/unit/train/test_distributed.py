@@ -26,7 +26,6 @@ from gptwo.train.setup import resolve_for_machine
 from gptwo.train.step import seed_step
 
 Build = Callable[..., TrainConfig]
-# The issue's own bar: 1e-5 over 20 steps.
 RANKS = Tolerance(atol=1e-5, why="fp32 sums over the same tokens in another order, over 20 steps")
 MUON = Tolerance(
     atol=5e-3, why="orthogonalising lifts what rounding left in small singular values to full size"

@@ -92,7 +92,7 @@ LORA = {"lora_rank": 3, "lora_dropout": 0.2}
 
 
 def test_masked_tokens_have_no_gradient(tmp_path: Path) -> None:
-    """The gradient is that of the answers' targets alone: what the masked ones are changes nothing, to the bit."""
+    """The gradient is that of the answers' targets alone: what the masked ones are changes nothing."""
     records = [{"prompt": f"What is {i}?", "completion": "yes"} for i in range(8)]
     examples = read_examples([str(write(tmp_path / "a.jsonl", *records))], BYTE, val_fraction=0.5)
     source = PackedExamples(examples, BYTE, context=24, batch_tokens=48, seed=0)
@@ -116,14 +116,6 @@ def test_masked_tokens_have_no_gradient(tmp_path: Path) -> None:
     rounding = Tolerance(atol=1e-5, rtol=1e-4, why="fp32, a loss summed by the library against one by us")
     for name, gradient in gradients(filled).items():
         rounding.assert_close(masked[name], gradient, name)
-    # And the loss itself does not see the logits of a masked position.
-    logits = model(tokens).detach().requires_grad_()
-    torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), torch.from_numpy(rows.targets).flatten(), reduction="sum"
-    ).backward()
-    assert logits.grad is not None
-    touched = logits.grad.abs().sum(dim=-1) > 0
-    assert torch.equal(touched, torch.from_numpy(answers))
 
 
 def test_the_loss_of_a_step_is_that_of_its_examples_alone(tmp_path: Path) -> None:
@@ -298,6 +290,9 @@ def test_chat(settings: Settings, tmp_path: Path) -> None:
         ({"data": []}, "data is empty; expected one file at least"),
         ({"data": None}, "'data' is missing; give --data DATA"),
         ({"steps": None, "epochs": -1.0}, "epochs=-1.0 is not possible"),
+        ({"lora_alpha": 3.0}, "lora_alpha=3.0 is of no use without adapters"),
+        ({"lora_targets": "qkv"}, "lora_targets=qkv is of no use without adapters"),
+        ({"lora_rank": 1, "optimizer": "muon"}, "optimizer='muon' is not possible with lora_rank"),
         ({"lora_rank": 0}, "lora rank 0 is not possible"),
         ({"lora_rank": 1, "lora_targets": "qkv, c_fc"}, "got 'c_fc'; expected some of qkv, output, up, down"),
         ({"batch_tokens": 25}, "batch_tokens=25 is not a multiple of the context of 24; nearest: 24 and 48"),

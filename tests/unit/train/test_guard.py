@@ -18,7 +18,9 @@ def after(losses: list[float], spike_nats: float = 1.0) -> Guard:
 def test_three_spikes_in_a_row_go_back_and_two_do_not() -> None:
     guard = after([3.0] * 20)
     assert [guard.judge(4.1, applied=True) for _ in range(2)] == ["bad", "bad"]
-    assert guard.judge(3.9, applied=True) == "good", "within a nat of the median"
+    assert guard.judge(3.9, applied=True) == "good", "within a nat of the highest"
+    assert guard.judge(4.1, applied=True) == "good", "within a nat of what is now the highest"
+    guard = after([3.0] * 20)
     assert [guard.judge(4.1, applied=True) for _ in range(3)] == ["bad", "bad", "go back"]
 
 
@@ -31,7 +33,11 @@ def test_zero_nats_is_never() -> None:
     after([3.0] * 20 + [1e9] * 5, spike_nats=0.0)
 
 
-def test_bad_losses_do_not_move_the_median() -> None:
+def test_batches_of_two_kinds_are_no_spikes() -> None:
+    after([0.5, 0.6, 0.5, 4.5] * 50)
+
+
+def test_bad_losses_are_not_what_others_are_held_against() -> None:
     guard = after([3.0] * 20)
     for _ in range(50):
         guard.judge(9.0, applied=True)
@@ -62,4 +68,8 @@ def test_going_back_keeps_the_counts_and_passes_the_rows() -> None:
     for _ in range(3):
         guard.judge(math.nan, applied=False)
     back = guard.went_back(kept, steps=7).went_back(kept, steps=5)
+    for _ in range(99):
+        assert back.judge(3.0, applied=True) == "good"
     assert (back.rows_ahead, back.rollbacks, back.skipped_steps, back.bad_in_a_row) == (12, 2, 3, 0)
+    back.judge(3.0, applied=True)
+    assert back.rollbacks == 0, "what went wrong a hundred good steps ago is over"

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from gptwo.train.distributed import World
 from gptwo.train.interrupt import StopRequest
 
 NUMBERS = [signal.SIGINT, signal.SIGTERM]
@@ -67,3 +68,27 @@ def test_a_second_signal_ends_the_process(first: signal.Signals, second: signal.
         assert process.stdout.readline() == f"{first.name}\n"
         process.send_signal(second)
         assert process.wait() == -second
+
+
+def test_a_signal_while_the_ranks_agree_is_not_lost() -> None:
+    class Slow(World):
+        def largest(self, number: int) -> int:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return number
+
+    with StopRequest() as stop:
+        stop.agreed(Slow())
+        assert stop.signal_name == "SIGTERM"
+
+
+def test_a_signal_ends_at_once_what_may_be_left_undone() -> None:
+    done: list[str] = []
+    with StopRequest() as stop:
+        with stop.ending():
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append("went on")
+        assert stop.signal_name == "SIGINT"
+    with StopRequest() as stop, stop.ending(allowed=False):
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("not allowed")
+    assert done == ["not allowed"]

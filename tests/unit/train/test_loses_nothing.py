@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -294,3 +295,53 @@ def test_lines_have_what_a_run_is_judged_by(tiny: Build, tmp_path: Path) -> None
         assert 0.0 < line["data_wait"] < 1.0
         assert 2**20 < line["memory_bytes"] <= line["peak_memory_bytes"] < 2**36
         json.dumps(line, allow_nan=False)
+
+
+def test_a_signal_ends_an_evaluation_whose_step_is_saved(
+    tiny: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = PreparedText.evaluate
+    finished: list[int] = []
+
+    def evaluate(self: PreparedText, *arguments: object) -> Evaluation:
+        if not finished:
+            finished.append(0)
+            os.kill(os.getpid(), signal.SIGTERM)
+        result = real(self, *arguments)  # type: ignore[arg-type]
+        finished.append(1)
+        return result
+
+    monkeypatch.setattr(PreparedText, "evaluate", evaluate)
+    result = train(tiny())
+    assert (result.step, result.stopped_by, finished) == (3, "SIGTERM", [0])
+    run = tmp_path / "run"
+    assert train(TrainConfig.from_mapping(resumed_settings(str(run), {})), resume=True).step == 6
+    steps = [r["step"] for r in read_metrics(run / "metrics.jsonl") if "val_loss" in r]
+    assert steps == [3, 6], "the one that was cut short is made up for"
+
+
+def test_a_sample_that_fails_leaves_the_loss(
+    tiny: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> str:
+        raise MemoryError
+
+    monkeypatch.setattr(loop, "sample_text", broken)
+    listen = Listen()
+    train(tiny(), observer=listen)
+    assert [w.split(":")[1].split("(")[0].strip() for w in listen.warnings] == ["no sample"] * 2
+    assert len([r for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "val_loss" in r]) == 2
+
+
+def test_a_run_stopped_before_its_first_update_goes_on(
+    tiny: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny(out=str(tmp_path / "whole")))
+    monkeypatch.setattr(
+        loop.TrainingRun, "_owes_evaluation", lambda self: bool(os.kill(os.getpid(), signal.SIGTERM))
+    )
+    assert train(tiny()).step == 0
+    monkeypatch.undo()
+    run = tmp_path / "run"
+    assert train(TrainConfig.from_mapping(resumed_settings(str(run), {})), resume=True).step == 6
+    assert_same(weights(run, 6), weights(tmp_path / "whole", 6))

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from gptwo.base.errors import ConfigError
 from gptwo.config import PRESETS, TrainConfig
 from gptwo.train.recipes import RECIPES, recipe, resolve_recipe
 
@@ -34,12 +35,26 @@ def test_auto_is_muon_for_a_fresh_model_and_adamw_from_a_checkpoint_or_sharded()
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_what_is_given_stays(optimizer: str) -> None:
-    given = {
-        "optimizer": optimizer, "lr": 0.5, "muon_lr": 0.25, "schedule": "linear", "min_lr": 0.125,
+    given: dict[str, Any] = {
+        "optimizer": optimizer, "lr": 0.5, "schedule": "wsd", "min_lr": 0.125,
         "warmup_steps": 0, "decay_fraction": 0.75, "weight_decay": 0.0, "beta2": 0.0,
     }  # fmt: skip
+    if optimizer == "muon":
+        given["muon_lr"] = 0.25
     config = resolved(**given)
     assert {name: getattr(config, name) for name in given} == given
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"optimizer": "adamw", "muon_lr": 0.1}, "muon_lr=0.1 is of no use to adamw"),
+        ({"schedule": "cosine", "decay_fraction": 0.5}, "decay_fraction=0.5 is of no use to cosine"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        resolved(**settings)
 
 
 def test_the_floor_follows_the_rate_that_was_given() -> None:

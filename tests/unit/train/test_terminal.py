@@ -55,9 +55,12 @@ def run_of(observer: TerminalObserver, *, steps: int, first_step: int = 0) -> No
             StepReport(
                 step=step,
                 loss=2.0,
+                loss_per_byte=1.0,
+                gradient_norm=0.52,
                 lr=0.1,
                 tokens_per_s=1234.5,
                 matmul_share=0.5,
+                data_wait=0.003,
                 memory_bytes=300 * 2**20,
                 seconds_left=65.0 * (steps - step),
             )
@@ -85,8 +88,9 @@ def test_elsewhere_it_prints_lines_and_no_control_characters() -> None:
         "micro-batches of 2, 67,890 tokens of text"
     )
     steps = [line for line in rest if "tokens/s" in line]
-    assert steps[0] == "step 1/100  loss 2.000  1,234 tokens/s  50% of peak  300 MiB  1 h 47 min left"
-    assert steps[-1] == "step 100/100  loss 2.000  1,234 tokens/s  50% of peak  300 MiB  0 s left"
+    machine = "gradient 0.52  50% of peak  data wait 0.3%  300 MiB"
+    assert steps[0] == "step 1/100  loss 2.000 (1.000 per byte)  1,234 tokens/s  1 h 47 min left  " + machine
+    assert steps[-1] == "step 100/100  loss 2.000 (1.000 per byte)  1,234 tokens/s  0 s left  " + machine
     assert len(steps) == 21, "about every twentieth of the run"
     assert "step 25  saved o/checkpoints/[step]" in rest
     assert "step 25  validation loss 1.2500 nats per token, 0.6250 per byte" in rest
