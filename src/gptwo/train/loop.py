@@ -272,8 +272,9 @@ class TrainingRun:
                 raise
         else:
             self._evaluation = result
+            sample = self._sample()  # on every rank: each may have a part of the weights alone
             if self._world.writes:
-                self._report.evaluated(self._step, result, self._sample())
+                self._report.evaluated(self._step, result, sample)
                 self._report.ornaments.name_best(self._report.best())
             return
         # Here the failed evaluation's frames are gone; what they held can go too.

@@ -25,7 +25,7 @@ from gptwo.train.track import open_tracker
 
 
 class Report:
-    """Of the run in ``folder``, from ``first_step`` on (-1: the beginning). Methods take the number of finished steps."""
+    """Of the run in ``folder``, from ``first_step`` on (-1: all of it). Methods take the number of finished steps."""
 
     def __init__(
         self,
