@@ -185,7 +185,8 @@ class TrainingRun:
             )
         if verdict != "go back":
             return True
-        target = self._world.share_path(newest_whole_of(self._folder, self._guard.good_save))
+        good = self._guard.good_save
+        target = self._world.share_path(newest_whole_of(self._folder, good) if self._world.writes else None)
         if self._guard.rollbacks == MOST_ROLLBACKS or (target is None and not result.applied):
             raise DivergedError(
                 f"{BAD_IN_A_ROW} bad steps in a row up to step {self._step} (loss {result.loss:.4g}), after "

@@ -55,7 +55,8 @@ def _muon(parameters: float, lr: float, muon_lr: float, decay_fraction: float) -
 # Up to "mini" by measurement, above by the literature: docs/decisions/0012-recipes.md.
 RECIPES: dict[str, tuple[Recipe, ...]] = {
     "adamw": (
-        _adamw(2e7, 1e-3, 0.99),
+        _adamw(5e6, 1e-3, 0.99),
+        _adamw(2e7, 6e-4, 0.99),
         # The rates of GPT-3 (Brown et al. 2020, table 2.1) for the sizes of GPT-2.
         _adamw(2e8, 6e-4, 0.95),
         _adamw(5e8, 3e-4, 0.95),
