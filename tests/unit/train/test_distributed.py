@@ -225,7 +225,7 @@ def test_two_ranks_and_four_compute_what_one_does_and_resume_on_any_number(
 def test_ranks_go_back_from_a_spike_together_and_give_up_with_one_voice(
     same: Build, tmp_path: Path, parallel: str
 ) -> None:
-    settings = {"lr": 0.3, "min_lr": 0.0, "warmup_steps": 40, "grad_clip": 0.0, "spike_nats": 0.02}
+    settings = {"lr": 10.0, "min_lr": 0.0, "warmup_steps": 30, "grad_clip": 0.0, "spike_nats": 0.02}
     settings |= {"steps": 40, "save_every": 5, "eval_every": 100, "sample_tokens": 0}
     with pytest.raises(DivergedError, match="after 3 returns to a checkpoint"):
         train(same("alone", **settings))
@@ -240,7 +240,7 @@ def test_ranks_go_back_from_a_spike_together_and_give_up_with_one_voice(
     steps = {float(value) for name, value in state.items() if name.endswith(".step")}
     assert steps == {float(checkpoint.name.removeprefix("step-"))}
     logs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("ranks", "alone")]
-    ours, theirs = ([r["loss"] for r in log if "loss" in r][:15] for log in logs)
+    ours, theirs = ([r["loss"] for r in log if "loss" in r][:8] for log in logs)
     Tolerance(atol=1e-2, why="fp32 rounding, lifted by a learning rate that diverges").assert_close(
         ours, theirs
     )
