@@ -6,29 +6,45 @@ one after the other on SIZE ranks, which share one process group. ``{rank}`` in 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from gptwo.config import TrainConfig
+from gptwo.train.guard import Guard
 
 ROOT = Path(__file__).parents[1]
 # A rank that waits for another for ever is a failure, not a stuck pipeline.
 TIMEOUT_S = 300
 
 
-def train_on_ranks(size: int, runs: Iterable[tuple[TrainConfig, bool]], *, code: int = 0) -> str:
+def spiking_after(judged: int) -> Callable[[Guard, float], bool]:
+    """For ``Guard._spikes``: after so many losses every further one is a spike."""
+    count = itertools.count(1)
+    return lambda guard, loss: next(count) > judged
+
+
+def train_on_ranks(
+    size: int, runs: Iterable[tuple[TrainConfig, bool]], *, code: int = 0, spikes_after: int | None = None
+) -> str:
     """Train each configuration (resuming where said) on ``size`` ranks; their stderr, ranks' lines mixed."""
+    spikes = {} if spikes_after is None else {"SPIKES_AFTER": str(spikes_after)}
     jobs = [[config.to_mapping(), resume] for config, resume in runs]
     done = subprocess.run(
         [sys.executable, "-m", "tests.ranks", str(size)],
         input=json.dumps(jobs),
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
+        env={
+            **os.environ,
+            **spikes,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
+        },
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
@@ -53,6 +69,8 @@ def _be_rank(rank: int, size: int, port: int, jobs: list[Any]) -> None:
         "WORLD_SIZE": str(size),
         "LOCAL_WORLD_SIZE": str(size),
     }
+    if "SPIKES_AFTER" in os.environ:
+        Guard._spikes = spiking_after(int(os.environ["SPIKES_AFTER"]))  # type: ignore[method-assign]
     try:
         with joined_world() as world:
             for settings, resume in jobs:
