@@ -20,20 +20,18 @@ import torch
 from torch import Tensor
 
 from gptwo.base.errors import CheckpointError, ConfigError, TokenizerError
-from gptwo.checkpoint.atomic_folder import folder_written_whole
 from gptwo.checkpoint.layout import (
     ADAPTER_BASE_NAME,
     ADAPTER_CONFIG_NAME,
     ADAPTER_WEIGHTS_NAME,
     CONFIG_NAME,
-    json_chunks,
     read_json_object,
 )
 from gptwo.checkpoint.names import parameter_table
 from gptwo.checkpoint.released_config import adapter_base, is_adapter, read_config
 from gptwo.checkpoint.resolve import resolve_model
-from gptwo.checkpoint.store import TrainingState, save_checkpoint, write_training_state
-from gptwo.checkpoint.tensor_file import read_tensor_file, tensor_file_chunks
+from gptwo.checkpoint.store import TrainingState, save_checkpoint, write_checkpoint
+from gptwo.checkpoint.tensor_file import read_tensor_file
 from gptwo.checkpoint.weights import load_weights
 from gptwo.config import GPT2Config
 from gptwo.model.gpt2 import GPT2
@@ -84,18 +82,12 @@ def save_adapter(
     training: TrainingState | None,
 ) -> Path:
     """Write the adapters of ``model`` into ``folder``, whole or not at all; errors as ``save_checkpoint``."""
-    tensors = _released_adapters(model)
-    kept = training.tensors if training is not None else {}
-    needed_bytes = sum(t.numel() * t.element_size() for t in (*tensors.values(), *kept.values()))
-    with folder_written_whole(folder, needed_bytes=needed_bytes) as files:
-        files.write(ADAPTER_CONFIG_NAME, json_chunks(_config_to_peft(lora, base)))
-        files.write(ADAPTER_BASE_NAME, json_chunks({"sha256": base.sha256}))
-        if tokenizer is not None:
-            tokenizer.save(files.path)
-            files.adopt()
-        files.write(ADAPTER_WEIGHTS_NAME, tensor_file_chunks(tensors))
-        write_training_state(files, training)
-    return folder
+    settings = {
+        ADAPTER_CONFIG_NAME: _config_to_peft(lora, base),
+        ADAPTER_BASE_NAME: {"sha256": base.sha256},
+    }
+    tensors = {ADAPTER_WEIGHTS_NAME: _released_adapters(model)}
+    return write_checkpoint(folder, settings, tensors, tokenizer, training)
 
 
 def merged_weights(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptwo.base.errors import CheckpointError
-from gptwo.checkpoint.atomic_folder import FolderWriter, folder_written_whole, in_place_or_aside
+from gptwo.checkpoint.atomic_folder import folder_written_whole, in_place_or_aside
 from gptwo.checkpoint.layout import (
     CONFIG_NAME,
     GENERATION_CONFIG_NAME,
@@ -70,10 +70,8 @@ def save_checkpoint(
     saved before stays whole, nothing half-written stays), and ``CheckpointError`` for weights that are not
     ``config``'s or a folder that holds something else than a checkpoint.
     """
-    from gptwo.checkpoint.tensor_file import tensor_file_chunks
     from gptwo.checkpoint.weights import released_tensors
 
-    folder = Path(folder)
     released = released_tensors(config, weights)
     dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in released.values()})
     if len(dtypes) != 1:
@@ -81,26 +79,43 @@ def save_checkpoint(
             f"the weights to save are {' and '.join(dtypes)}; expected one dtype; convert them"
         )
     eot_id = tokenizer.eot_id if tokenizer is not None else None
-    kept = dict(training.tensors) if training is not None else {}
-    needed_bytes = sum(t.numel() * t.element_size() for t in (*released.values(), *kept.values()))
+    settings = {
+        CONFIG_NAME: config_to_hf(config, eot_id=eot_id, dtype=dtypes[0]),
+        GENERATION_CONFIG_NAME: generation_config_to_hf(eot_id=eot_id),
+    }
+    return write_checkpoint(Path(folder), settings, {WEIGHTS_NAME: released}, tokenizer, training)
+
+
+def write_checkpoint(
+    folder: Path,
+    settings: Mapping[str, dict[str, Any]],
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    tokenizer: Tokenizer | None,
+    training: TrainingState | None,
+) -> Path:
+    """Writes the JSON files ``settings`` and the tensor files ``tensors``, by name, with tokenizer and training state.
+
+    Whole or not at all; errors as ``save_checkpoint``.
+    """
+    from gptwo.checkpoint.tensor_file import tensor_file_chunks
+
+    files_of_tensors = {name: dict(found) for name, found in tensors.items()}
+    if training is not None:
+        files_of_tensors[TRAINING_TENSORS_NAME] = dict(training.tensors)
+    needed_bytes = sum(
+        t.numel() * t.element_size() for found in files_of_tensors.values() for t in found.values()
+    )
     with folder_written_whole(folder, needed_bytes=needed_bytes) as files:
-        files.write(CONFIG_NAME, json_chunks(config_to_hf(config, eot_id=eot_id, dtype=dtypes[0])))
-        files.write(GENERATION_CONFIG_NAME, json_chunks(generation_config_to_hf(eot_id=eot_id)))
+        for name, content in settings.items():
+            files.write(name, json_chunks(content))
         if tokenizer is not None:
             tokenizer.save(files.path)
             files.adopt()
-        files.write(WEIGHTS_NAME, tensor_file_chunks(released))
-        write_training_state(files, training)
+        for name, found in files_of_tensors.items():
+            files.write(name, tensor_file_chunks(found))
+        if training is not None:
+            files.write(TRAINING_INFO_NAME, json_chunks({"step": training.step, "info": training.info}))
     return folder
-
-
-def write_training_state(files: FolderWriter, training: TrainingState | None) -> None:
-    """The two files of ``training`` into a folder that is being written; none for None."""
-    from gptwo.checkpoint.tensor_file import tensor_file_chunks
-
-    if training is not None:
-        files.write(TRAINING_TENSORS_NAME, tensor_file_chunks(training.tensors))
-        files.write(TRAINING_INFO_NAME, json_chunks({"step": training.step, "info": training.info}))
 
 
 def load_training_state(folder: Path, device: torch.device | str = "cpu") -> TrainingState:

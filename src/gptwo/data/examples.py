@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from gptwo.base.errors import DataError, TokenizerError
 from gptwo.data.compressed import open_binary
 from gptwo.data.sources import Sources, is_json_lines
 from gptwo.data.split import SplitRule, decide_split, text_hash
-from gptwo.data.text import decoded_lines
+from gptwo.data.tables import jsonl_records
 from gptwo.tokenizer import Tokenizer
 from gptwo.tokenizer.chat import Part, chat_parts, require_plain_chat
 
@@ -157,9 +156,8 @@ def _records(paths: Sequence[str]) -> Iterator[_Record]:
     for file in itertools.chain.from_iterable(map(sources.files, paths)):
         if is_json_lines(file):
             with open_binary(file) as stream:
-                for number, line in enumerate(decoded_lines(stream, str(file)), start=1):
-                    if not line.isspace():
-                        yield _record(line, f"{file}:{number}")
+                for where, value in jsonl_records(stream, str(file), expected=f"an object: {_EXPECTED}"):
+                    yield _record(value, where)
         else:
             for document in sources.documents(file):
                 yield _Record(document.name, "text", _all_of("".join(document.blocks)))
@@ -169,13 +167,7 @@ def _all_of(text: str) -> list[Part]:
     return [(None, False), (text, True), (None, True)]
 
 
-def _record(line: str, where: str) -> _Record:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where} is not JSON ({error}); expected one object a line") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{where} holds {type(value).__name__}; expected an object: {_EXPECTED}")
+def _record(value: dict[str, Any], where: str) -> _Record:
     found = [kind for kind in ("completion", "messages", "text") if kind in value]
     if len(found) != 1 or (found == ["completion"] and "prompt" not in value):
         fields = ", ".join(map(repr, list(value)[:8])) or "none"

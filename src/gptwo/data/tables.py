@@ -17,8 +17,13 @@ _PARQUET_ROWS = 256
 Named = Iterator[tuple[str, str]]
 
 
-def jsonl_records(stream: IO[bytes], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """("file:line", object) of each JSON line, empty ones passed over. ``DataError`` for a line that is no object."""
+def jsonl_records(
+    stream: IO[bytes], name: str, *, expected: str = "an object"
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """("file:line", object) of each JSON line, empty ones passed over. ``DataError`` for a line that is no object.
+
+    ``expected`` says in the error what such a line should have been.
+    """
     for number, line in enumerate(decoded_lines(stream, name), start=1):
         if line.isspace():
             continue
@@ -28,7 +33,7 @@ def jsonl_records(stream: IO[bytes], name: str) -> Iterator[tuple[str, dict[str,
         except ValueError as error:
             raise DataError(f"{where} is not JSON ({error}); expected one object a line") from error
         if not isinstance(record, dict):
-            raise DataError(f"{where} holds {type(record).__name__}; expected an object")
+            raise DataError(f"{where} holds {type(record).__name__}; expected {expected}")
         yield where, record
 
 

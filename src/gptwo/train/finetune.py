@@ -13,7 +13,7 @@ from gptwo.base.errors import ConfigError, DataError
 from gptwo.checkpoint.adapter import Base, require_base, restore_adapters, save_adapter, weights_sha256
 from gptwo.checkpoint.released_config import read_config
 from gptwo.checkpoint.resolve import hub_id, resolve_model
-from gptwo.checkpoint.store import TrainingState, save_checkpoint
+from gptwo.checkpoint.store import TrainingState
 from gptwo.checkpoint.vocabulary import require_same_vocabulary
 from gptwo.checkpoint.weights import load_weights
 from gptwo.data.examples import read_examples
@@ -36,7 +36,7 @@ from gptwo.train.observer import Observer, Silent, TrainResult
 from gptwo.train.run_folder import METRICS_NAME, starting_point
 from gptwo.train.setup import require_memory
 from gptwo.train.source import PreparedText, Source
-from gptwo.train.task import restore_weights
+from gptwo.train.task import restore_weights, save_model
 
 
 @dataclass(frozen=True)
@@ -146,13 +146,7 @@ class Finetuning:
                 tokenizer=self.tokenizer,
                 training=training,
             )
-        return save_checkpoint(
-            folder,
-            config=model.config,
-            weights=model.state_dict(),
-            tokenizer=self.tokenizer,
-            training=training,
-        )
+        return save_model(folder, model, self.tokenizer, training)
 
     def restore(self, folder: Path, model: GPT2) -> None:
         if self._lora:

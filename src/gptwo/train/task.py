@@ -54,16 +54,17 @@ class Pretraining:
         return PreparedText(Path(self._config.data), self._config, context)
 
     def save(self, folder: Path, model: GPT2, training: TrainingState) -> Path:
-        return save_checkpoint(
-            folder,
-            config=model.config,
-            weights=model.state_dict(),
-            tokenizer=self.tokenizer,
-            training=training,
-        )
+        return save_model(folder, model, self.tokenizer, training)
 
     def restore(self, folder: Path, model: GPT2) -> None:
         restore_weights(folder, model)
+
+
+def save_model(folder: Path, model: GPT2, tokenizer: Tokenizer, training: TrainingState) -> Path:
+    """A checkpoint that is a model, all of its weights in it; errors as ``save_checkpoint``."""
+    return save_checkpoint(
+        folder, config=model.config, weights=model.state_dict(), tokenizer=tokenizer, training=training
+    )
 
 
 def restore_weights(folder: Path, model: GPT2) -> None:
