@@ -59,7 +59,7 @@ def finetune(
     task = Finetuning(config, start)
     if task.notice and start is None:
         watched.warned(task.notice)
-    result = _FinetuneRun(task.config, task, world, resume=resume, observer=watched).run()
+    result = _FinetuneRun(task.config, task, world, start=start, observer=watched).run()
     before = [
         r["val_loss"] for r in read_metrics(result.run / METRICS_NAME) if not r["step"] and "val_loss" in r
     ]
@@ -89,9 +89,12 @@ class Finetuning:
 
     def __init__(self, config: FinetuneConfig, start: Path | None) -> None:
         self._lora = _lora_config(config)
-        # To go on with all weights, the run's own checkpoint is all that is needed of a model.
-        self._folder = start if start is not None and self._lora is None else resolve_model(config.model)
-        name = config.model if start is not None and self._lora is None else base_name(config.model)
+        if start is not None and self._lora is None:
+            # To go on with all weights, the run's own checkpoint is all that is needed of a model.
+            name, self._folder = config.model, start
+        else:
+            name = base_name(config.model)
+            self._folder = resolve_model(name)
         self._base = Base(name, "")
         self.tokenizer = Tokenizer.load(self._folder)
         self._shape = read_config(self._folder)

@@ -41,16 +41,21 @@ def train(
     the step, saves and returns. With several ranks, all call this with the same settings, and rank 0 alone reads and
     writes the run folder. Raises ``GptwoError`` for what a user can mend.
     """
-    return TrainingRun(config, Pretraining(config), world, resume=resume, observer=observer or Silent()).run()
+    task = Pretraining(config)
+    start = starting_point(Path(config.out), resume=resume) if world.writes else None
+    return TrainingRun(config, task, world, start=start, observer=observer or Silent()).run()
 
 
 class TrainingRun:
-    """One run: its data, model, optimizer and step. ``run`` does the work."""
+    """One run: its data, model, optimizer and step. ``run`` does the work.
+
+    ``start`` is rank 0's ``starting_point``; None on the other ranks, which have it from there.
+    """
 
     def __init__(
-        self, config: TrainConfig, task: Task, world: World, *, resume: bool, observer: Observer
+        self, config: TrainConfig, task: Task, world: World, *, start: Path | None, observer: Observer
     ) -> None:
-        start = world.share_path(starting_point(Path(config.out), resume=resume) if world.writes else None)
+        start = world.share_path(start)
         self._observer = observer if world.writes else Silent()
         self._world = world
         self._device = world.device(config.device)

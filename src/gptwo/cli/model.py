@@ -1,0 +1,30 @@
+"""The flags of commands that run a model, and the model that they ask for."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gptwo.infer.api import LanguageModel
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a checkpoint folder, a run, or a hub id")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """How the model runs; ``load`` reads these."""
+    add_device(parser)
+    parser.add_argument("--dtype", help="fp32, bf16, fp16 or fp64 (default: as stored)")
+
+
+def load(arguments: argparse.Namespace) -> LanguageModel:
+    """The model of ``add_model`` as ``add_engine`` says; errors as ``gptwo.load``."""
+    import gptwo
+
+    return gptwo.load(arguments.model, device=arguments.device, dtype=arguments.dtype)
