@@ -1,0 +1,1 @@
+"""Native CPU kernels, and the layout of the matrices that they read."""
