@@ -9,7 +9,7 @@ install: $(VENV)/.installed
 
 # torch first and pinned: any looser request may fetch a newer build, on Linux with several gigabytes of CUDA. Where pip
 # is told of an index with CPU builds (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS), it takes torch from there.
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt setup.py $(wildcard src/gptwo/kernels/native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"gptwo needs Python 3.11 or newer, not {sys.version.split()[0]}; try: make PYTHON=python3.11")'
 	@echo "installing into $(VENV); this takes a minute or two"
 	@$(PYTHON) -m venv $(VENV)
@@ -50,4 +50,5 @@ docs: install
 	$(BIN)/python tools/cli_reference.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build src/*.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build src/*.egg-info \
+		src/gptwo/kernels/_native*.so

@@ -45,5 +45,9 @@ class MissingExtraError(GptwoError, ImportError):
     """A feature whose optional packages are not installed; the message names the extra."""
 
 
+class NativeLibraryError(GptwoError, RuntimeError):
+    """The native CPU kernels are not built, or not for this machine."""
+
+
 class RankError(GptwoError, RuntimeError):
     """A process of a run over several that has gone or cannot be reached. What was saved is whole."""

@@ -73,7 +73,7 @@ def packed_bytes(dtype: PackedDtype, outputs: int, inputs: int) -> int:
 
 def as_packed(buffer: NDArray[np.uint8], dtype: PackedDtype, outputs: int, inputs: int) -> PackedMatrix:
     """The ``packed_bytes`` of ``buffer`` as a matrix: a view."""
-    data = buffer.view(_ELEMENTS[dtype]).reshape(packed_shape(dtype, outputs, inputs))
+    data: NDArray[np.generic] = buffer.view(_ELEMENTS[dtype]).reshape(packed_shape(dtype, outputs, inputs))
     return PackedMatrix(dtype, outputs, inputs, data)
 
 
@@ -190,4 +190,5 @@ def _read_int4(data: np.ndarray) -> np.ndarray:
 def _scaled(q_pgko: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """[p][K][output], from q and the bytes of the scales."""
     scale_pgo = from_bfloat16(np.ascontiguousarray(scales).view(np.uint16))
-    return (q_pgko * scale_pgo[:, :, None, :]).reshape(len(q_pgko), -1, PANEL)
+    values: np.ndarray = q_pgko * scale_pgo[:, :, None, :]
+    return values.reshape(len(q_pgko), -1, PANEL)

@@ -1,0 +1,216 @@
+#include "model.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace gptwo {
+namespace {
+
+// Rows that go through the layers together: their activations stay in a shared cache, and memory for them small.
+constexpr int64_t ROWS_AT_ONCE = 256;
+// Rows of a task of a linear layer: some tiles' worth, so that few panels still keep many threads busy.
+constexpr int64_t ROWS_OF_TASK = 96;
+// Queries of a task of attention, at most.
+constexpr int64_t QUERIES_OF_TASK = 64;
+
+// Consecutive tokens of one segment: a task of attention for each head.
+struct Stretch {
+    int64_t row;
+    int64_t tokens;
+    int64_t position;
+    const int32_t* table;
+};
+
+// Where a row stands.
+struct Place {
+    int64_t position;
+    const int32_t* table;
+};
+
+struct Chunk {
+    std::vector<Stretch> stretches;
+    std::vector<Place> places;
+    const int32_t* tokens = nullptr;
+    std::vector<int64_t> outputs;  // rows within the chunk
+    float* logits = nullptr;
+};
+
+template <class T>
+T* grown(std::vector<T>& buffer, int64_t n) {
+    if (int64_t(buffer.size()) < n) buffer.resize(n);
+    return buffer.data();
+}
+
+class Pass {
+public:
+    Pass(Pool& pool, const Kernels& kernels, Workspace& space, const Model& model, const Cache& cache,
+         const Chunk& chunk)
+        : pool_(pool), k_(kernels), m_(model), cache_(cache), chunk_(chunk), rows_(int64_t(chunk.places.size())) {
+        const int64_t D = m_.width;
+        x_ = grown(space.x, rows_ * D);
+        x_last_ = grown(space.x_last, int64_t(chunk.outputs.size()) * D);
+        normed_ = grown(space.normed, rows_ * D);
+        qkv_ = grown(space.qkv, rows_ * 3 * D);
+        mixed_ = grown(space.mixed, rows_ * D);
+        hidden_ = grown(space.hidden, rows_ * m_.mlp_width);
+        const int64_t widths[] = {D, D, m_.mlp_width};
+        for (int i = 0; i < 3; ++i) {
+            const int64_t groups = ceil_div(widths[i], GROUP);
+            quantized_[i] = {grown(space.values[i], rows_ * groups * GROUP), grown(space.scales[i], rows_ * groups),
+                             grown(space.sums[i], rows_ * groups), groups};
+        }
+    }
+
+    // Run by every thread of the pool.
+    void run() const {
+        const int64_t D = m_.width;
+        pool_.each(rows_, [&](int64_t begin, int64_t end) {
+            for (int64_t row = begin; row < end; ++row) embed(row);
+        });
+        for (int64_t layer = 0; layer < m_.layers; ++layer) {
+            const Block& block = m_.blocks[layer];
+            const bool last = layer + 1 == m_.layers;
+            norm(x_, rows_, block.attention_norm_weight, block.attention_norm_bias, block.qkv);
+            linear(block.qkv, rows_, normed_, NORMED, {qkv_, 3 * D, nullptr, 0, false, {}});
+            store_keys(layer);
+            const int64_t rows = last ? int64_t(chunk_.outputs.size()) : rows_;
+            if (rows == 0) return;
+            float* x = last ? x_last_ : x_;
+            last ? attend_outputs(layer) : attend(layer);
+            if (block.output.integer()) quantize(mixed_, rows, D, MIXED);
+            linear(block.output, rows, mixed_, MIXED, {x, D, x, D, false, {}});
+            norm(x, rows, block.mlp_norm_weight, block.mlp_norm_bias, block.up);
+            const Quantized hidden = block.down.integer() ? quantized_[HIDDEN] : Quantized{};
+            float* y = block.down.integer() ? nullptr : hidden_;
+            linear(block.up, rows, normed_, NORMED, {y, m_.mlp_width, nullptr, 0, true, hidden});
+            linear(block.down, rows, hidden_, HIDDEN, {x, D, x, D, false, {}});
+        }
+        const int64_t outputs = int64_t(chunk_.outputs.size());
+        norm(x_last_, outputs, m_.final_norm_weight, m_.final_norm_bias, m_.embedding);
+        linear(m_.embedding, outputs, normed_, NORMED, {chunk_.logits, m_.vocabulary, nullptr, 0, false, {}});
+    }
+
+private:
+    enum { NORMED, MIXED, HIDDEN };
+
+    void embed(int64_t row) const {
+        float* x = x_ + row * m_.width;
+        k_.matrix_row(m_.embedding, chunk_.tokens[row], x);
+        const float* position = m_.positions + chunk_.places[row].position * m_.width;
+        for (int64_t i = 0; i < m_.width; ++i) x[i] += position[i];
+    }
+
+    void norm(const float* x, int64_t rows, const float* weight, const float* bias, const Matrix& next) const {
+        pool_.each(rows, [&](int64_t begin, int64_t end) {
+            for (int64_t row = begin; row < end; ++row) {
+                float* y = normed_ + row * m_.width;
+                k_.layer_norm(x + row * m_.width, weight, bias, m_.epsilon, m_.width, y);
+                if (next.integer()) k_.quantize(y, m_.width, quantized_[NORMED], row);
+            }
+        });
+    }
+
+    void quantize(const float* x, int64_t rows, int64_t width, int which) const {
+        pool_.each(rows, [&](int64_t begin, int64_t end) {
+            for (int64_t row = begin; row < end; ++row) k_.quantize(x + row * width, width, quantized_[which], row);
+        });
+    }
+
+    void linear(const Matrix& matrix, int64_t rows, const float* x, int which, const Output& to) const {
+        const Rows in = {x, matrix.inputs, quantized_[which]};
+        const int64_t parts = ceil_div(rows, ROWS_OF_TASK);
+        pool_.each(matrix.panels() * parts, [&](int64_t begin, int64_t end) {
+            if (parts == 1) return k_.linear(matrix, in, 0, rows, begin, end, to);
+            for (int64_t i = begin; i < end; ++i) {
+                const int64_t row = i % parts * ROWS_OF_TASK;
+                k_.linear(matrix, in, row, std::min(ROWS_OF_TASK, rows - row), i / parts, i / parts + 1, to);
+            }
+        });
+    }
+
+    void store_keys(int64_t layer) const {
+        const int64_t D = m_.width, K = D / m_.heads;
+        pool_.each(rows_ * m_.heads, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+                const Place& place = chunk_.places[i / m_.heads];
+                const int64_t head = i % m_.heads;
+                const float* k = qkv_ + i / m_.heads * 3 * D + D + head * K;
+                k_.store(cache_, layer, head, place.table, place.position, k, k + D);
+            }
+        });
+    }
+
+    void attend(int64_t layer) const {
+        const int64_t D = m_.width, K = D / m_.heads;
+        pool_.each(int64_t(chunk_.stretches.size()) * m_.heads, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+                const Stretch& stretch = chunk_.stretches[i / m_.heads];
+                const int64_t head = i % m_.heads;
+                const Queries queries = {qkv_ + stretch.row * 3 * D + head * K, 3 * D, stretch.tokens,
+                                         stretch.position, stretch.table, layer, head};
+                k_.attend(cache_, queries, mixed_ + stretch.row * D + head * K, D);
+            }
+        });
+    }
+
+    // Of the last layer, only for the rows whose logits are wanted; from here on they stand alone.
+    void attend_outputs(int64_t layer) const {
+        const int64_t D = m_.width, K = D / m_.heads;
+        pool_.each(int64_t(chunk_.outputs.size()) * m_.heads, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+                const int64_t output = i / m_.heads, head = i % m_.heads, row = chunk_.outputs[output];
+                const Place& place = chunk_.places[row];
+                const Queries queries = {qkv_ + row * 3 * D + head * K, 3 * D, 1, place.position, place.table, layer,
+                                         head};
+                k_.attend(cache_, queries, mixed_ + output * D + head * K, D);
+                std::memcpy(x_last_ + output * D + head * K, x_ + row * D + head * K, K * sizeof(float));
+            }
+        });
+    }
+
+    Pool& pool_;
+    const Kernels& k_;
+    const Model& m_;
+    const Cache& cache_;
+    const Chunk& chunk_;
+    const int64_t rows_;
+    float *x_, *x_last_, *normed_, *qkv_, *mixed_, *hidden_;
+    Quantized quantized_[3];
+};
+
+}  // namespace
+
+void forward(Pool& pool, const Kernels& kernels, Workspace& space, const Model& model, const Cache& cache,
+             const Segment* segments, int64_t n_segments, const int32_t* tokens, const int32_t* outputs,
+             int64_t n_outputs, float* logits) {
+    int64_t first = 0, output = 0;  // of the chunk at hand, among all rows and outputs
+    Chunk chunk;
+    const auto flush = [&] {
+        const int64_t rows = int64_t(chunk.places.size());
+        if (rows == 0) return;
+        chunk.tokens = tokens + first;
+        chunk.logits = logits + output * model.vocabulary;
+        for (; output < n_outputs && outputs[output] < first + rows; ++output)
+            chunk.outputs.push_back(outputs[output] - first);
+        const Pass pass(pool, kernels, space, model, cache, chunk);
+        pool.run([&] { pass.run(); });
+        first += rows;
+        chunk = Chunk();
+    };
+    for (int64_t s = 0; s < n_segments; ++s) {
+        const Segment& segment = segments[s];
+        for (int64_t done = 0; done < segment.tokens;) {
+            const int64_t row = int64_t(chunk.places.size());
+            const int64_t count =
+                std::min({segment.tokens - done, ROWS_AT_ONCE - row, QUERIES_OF_TASK});
+            chunk.stretches.push_back({row, count, segment.start + done, segment.table});
+            for (int64_t i = 0; i < count; ++i)
+                chunk.places.push_back({segment.start + done + i, segment.table});
+            done += count;
+            if (row + count == ROWS_AT_ONCE) flush();
+        }
+    }
+    flush();
+}
+
+}  // namespace gptwo
