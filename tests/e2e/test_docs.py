@@ -397,6 +397,11 @@ def test_keys_of_finetune_and_merge(world: Path, tmp_path: Path, capsys: pytest.
     check_section("merge", output_of(["merge", run, "--out", str(tmp_path / "merged")], capsys))
 
 
+def test_keys_of_quantize(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["quantize", str(world / "runs/mine"), "--to", "int8", "--out", str(tmp_path / "small")]
+    check_section("quantize", output_of(arguments, capsys))
+
+
 def test_keys_of_generate(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["generate", str(world / "runs" / "mine"), "--prompt", "sea", "--max-new-tokens", "2"]
     check_section("generate", output_of(arguments, capsys))

@@ -19,19 +19,13 @@ TRAINING_INFO_NAME = "training.json"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
 ADAPTER_BASE_NAME = "adapter_base.json"
+# What gptwo quantize makes in place of model.safetensors.
+PACKED_NAMES = {dtype: f"model.{dtype}.packed.safetensors" for dtype in ("int8", "int4")}
+# Where the native engine keeps the weights of a folder as its kernels want them; made again when it is gone.
+CACHE_NAME = ".gptwo"
 
-# Files that a model folder may hold and that a later save into it may replace.
-KNOWN_NAMES = frozenset(
+TOKENIZER_NAMES = frozenset(
     {
-        CONFIG_NAME,
-        GENERATION_CONFIG_NAME,
-        WEIGHTS_NAME,
-        MANIFEST_NAME,
-        TRAINING_TENSORS_NAME,
-        TRAINING_INFO_NAME,
-        ADAPTER_CONFIG_NAME,
-        ADAPTER_WEIGHTS_NAME,
-        ADAPTER_BASE_NAME,
         "tokenizer.json",
         "tokenizer_config.json",
         "chat_template.jinja",
@@ -40,8 +34,29 @@ KNOWN_NAMES = frozenset(
         "merges.txt",
     }
 )
+# Files that a model folder may hold and that a later save into it may replace.
+KNOWN_NAMES = TOKENIZER_NAMES | {
+    CONFIG_NAME,
+    GENERATION_CONFIG_NAME,
+    WEIGHTS_NAME,
+    MANIFEST_NAME,
+    TRAINING_TENSORS_NAME,
+    TRAINING_INFO_NAME,
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_WEIGHTS_NAME,
+    ADAPTER_BASE_NAME,
+    CACHE_NAME,
+    *PACKED_NAMES.values(),
+}
 
 _PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+
+
+def packed_file(folder: Path) -> Path | None:
+    """The packed weights of a folder that has no others; None in any other folder."""
+    if (folder / WEIGHTS_NAME).exists() or (folder / INDEX_NAME).exists():
+        return None
+    return next((folder / name for name in PACKED_NAMES.values() if (folder / name).exists()), None)
 
 
 def is_pickle_name(path: Path) -> bool:

@@ -12,6 +12,7 @@ from gptwo.checkpoint.layout import (
     ADAPTER_WEIGHTS_NAME,
     CONFIG_NAME,
     INDEX_NAME,
+    PACKED_NAMES,
     WEIGHTS_NAME,
     is_pickle_name,
 )
@@ -109,7 +110,8 @@ def _from_hub(repository: str) -> Path:
             f"there is no folder {repository!r}, and it cannot be fetched from the hub ({reason}); {_EXPECTED}; "
             "give a folder, or connect to the network"
         ) from error
-    if not any((folder / name).exists() for name in (WEIGHTS_NAME, INDEX_NAME, ADAPTER_WEIGHTS_NAME)):
+    weights = (WEIGHTS_NAME, INDEX_NAME, ADAPTER_WEIGHTS_NAME, *PACKED_NAMES.values())
+    if not any((folder / name).exists() for name in weights):
         raise CheckpointError(
             f"the hub's {repository!r} has no {WEIGHTS_NAME}, and pickles are never fetched; {_EXPECTED}; "
             "convert it where you trust it: load it with transformers and save_pretrained it"

@@ -1,24 +1,18 @@
 """The safetensors format, written as a stream: one tensor in memory at a time, hashed and checked by the caller.
 
 The safetensors library writes a path or one bytes object: the first hides the system's error number and hashes
-nothing, the second doubles the memory. Format: 8 bytes little-endian header length, a JSON header, then the data,
-https://github.com/huggingface/safetensors#format. Reading is the library's.
+nothing, the second doubles the memory. Reading is the library's.
 """
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from gptwo.base.errors import CheckpointError
+from gptwo.checkpoint.tensor_header import encoded_header, open_tensor_file
 
 _DTYPE_NAMES: dict[torch.dtype, str] = {
     torch.float64: "F64",
@@ -46,46 +40,22 @@ def tensor_file_chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memory
     """
     # The library's order: widest elements first, so that each tensor is aligned to its own element.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name in names:
-        tensor = tensors[name]
-        end = offset + tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": _DTYPE_NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    yield struct.pack("<Q", len(encoded)) + encoded
+    described = {
+        name: (
+            _DTYPE_NAMES[tensors[name].dtype],
+            tuple(tensors[name].shape),
+            tensors[name].numel() * tensors[name].element_size(),
+        )
+        for name in names
+    }
+    yield encoded_header(described, {"format": "pt"})
     for name in names:
         flat = tensors[name].detach().cpu().contiguous().reshape(-1)
         if flat.numel():
             yield flat.view(torch.uint8).numpy().data
 
 
-@contextmanager
-def open_tensor_file(path: Path) -> Iterator[Any]:
-    """The safetensors library's reader on ``path``; its tensors read the file when they are copied.
-
-    Raises ``CheckpointError`` for a file that is missing, truncated or not safetensors.
-    """
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            yield file
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path} is missing; expected a safetensors file; copy the folder again"
-        ) from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error}); expected one as it was saved; copy it again"
-        ) from error
-
-
 def read_tensor_file(path: Path, *, device: torch.device | str) -> dict[str, Tensor]:
     """Every tensor of the file, in memory of its own; errors as ``open_tensor_file``."""
-    with open_tensor_file(path) as file:
+    with open_tensor_file(path, "pt") as file:
         return {name: file.get_tensor(name).to(device, copy=True) for name in file.keys()}  # noqa: SIM118

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from gptwo.base.errors import GptwoError
-from gptwo.cli import demo, evaluate, finetune, generate, info, merge, prepare, train
+from gptwo.cli import demo, evaluate, finetune, generate, info, merge, prepare, quantize, train
 from gptwo.cli.output import INTERRUPTED, USER_ERROR
 
 
@@ -97,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("train", train.add_arguments, "train a GPT-2 on prepared text"),
         ("finetune", finetune.add_arguments, "teach a model from examples, whole or with an adapter"),
         ("merge", merge.add_arguments, "make one checkpoint of an adapter and its base"),
+        ("quantize", quantize.add_arguments, "round a model's weights to 8 or 4 bits"),
         ("generate", generate.add_arguments, "write with a model"),
         ("eval", evaluate.add_arguments, "measure a model on a text or a task file"),
         ("info", info.add_arguments, "parameters, FLOPs and bytes of a size or a checkpoint"),

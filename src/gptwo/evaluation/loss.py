@@ -51,11 +51,7 @@ def evaluate_loss(
     C = model.config.context
     if stride is not None and not 1 <= stride <= C:
         raise ConfigError(f"stride={stride} is not possible; expected 1 to the model's context of {C}")
-    text = _prepared(model, data, split or "val") if data.is_dir() else _file(model, data, split)
-    if text.tokens < 2:
-        raise DataError(
-            f"{data} has {text.tokens} tokens to evaluate, and predicting needs 2; give more text"
-        )
+    text = open_text(model, data, split)
     tokens = text.tokens if limit is None else min(text.tokens, limit + 1)
     rows = (
         Row(text.read(window.start, window.length + 1), window.predicted)
@@ -79,6 +75,16 @@ def evaluate_loss(
         },
         counts={"tokens": predicted, "bytes": round(text_bytes)},
     )
+
+
+def open_text(model: LanguageModel, data: Path, split: Split | None = None) -> Text:
+    """A prepared folder's split ("val" when None) or a text file, as ids of ``model``: two at least."""
+    text = _prepared(model, data, split or "val") if data.is_dir() else _file(model, data, split)
+    if text.tokens < 2:
+        raise DataError(
+            f"{data} has {text.tokens} tokens to evaluate, and predicting needs 2; give more text"
+        )
+    return text
 
 
 def _rule(context: int, stride: int) -> str:
