@@ -27,7 +27,7 @@ from gptwo.checkpoint.names import parameter_table
 from gptwo.checkpoint.released_config import is_adapter, read_config
 from gptwo.checkpoint.stored import mapped_bytes, stored_tensors
 from gptwo.infer.packed import PackedModel, pack_folder
-from gptwo.infer.packed_file import CRC32, VERSION, ContentHash, packed_chunks, read_packed
+from gptwo.infer.packed_file import VERSION, ContentHash, packed_chunks, read_packed
 from gptwo.kernels.layout import PACKED_DTYPES, PackedDtype
 
 SWITCH = "GPTWO_PACKED_CACHE"
@@ -38,8 +38,10 @@ _TICK_NS = 2_000_000_000
 _log = logging.getLogger(__name__)
 
 
-def open_packed(folder: Path, dtype: str | None = None, content_hash: ContentHash = CRC32) -> PackedModel:
+def open_packed(folder: Path, dtype: str | None, content_hash: ContentHash) -> PackedModel:
     """The model in ``folder``, packed as ``dtype``; None is as it is stored: "bf16", or "fp32" for all other floats.
+
+    ``content_hash``: ``packed_file.native_hash`` of the kernels that will run it.
 
     Raises ``CheckpointError`` for a folder that is damaged or an adapter, ``ConfigError`` for a dtype that is not
     possible.

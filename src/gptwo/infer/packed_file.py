@@ -6,20 +6,21 @@ U8. The data begin at a multiple of 64 bytes. Metadata:
     format, version   "gptwo-packed", "1"
     dtype, group      that of the blocks' matrices; weights to a scale, "32"
     source            what it was made of: a name, or the key of a cache
-    hash              "crc32:0123abcd": a hash of all data, and its name
+    hash              "gptwo64:0123456789abcdef" or "crc32:01234567": of all data
 """
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gptwo.base.errors import CheckpointError
+from gptwo.base.errors import CheckpointError, NativeLibraryError
 from gptwo.checkpoint.stored import mapped_bytes
 from gptwo.checkpoint.tensor_header import TensorHeader, TensorRecord, encoded_header, read_header
 from gptwo.config import GPT2Config
@@ -27,21 +28,39 @@ from gptwo.infer.packed import PackedModel, matrices_of, model_in, places
 from gptwo.kernels.layout import ALIGNMENT, PACKED_DTYPES, PackedDtype, packed_shape
 from gptwo.kernels.rounding import GROUP
 
+if TYPE_CHECKING:
+    from gptwo.kernels.library import Kernels
+
 FORMAT, VERSION = "gptwo-packed", "1"
 _TENSOR_DTYPES: dict[PackedDtype, str] = {"fp32": "F32", "bf16": "BF16", "int8": "U8", "int4": "U8"}
 
 
 class ContentHash(NamedTuple):
-    """A hash of bytes: the same number wherever it is taken. It tells damage, not malice."""
+    """A hash of bytes, and the name it goes by in files. It tells damage, not malice."""
 
     name: str
-    digest: Callable[[NDArray[np.uint8]], int]
+    digest: Callable[[memoryview], int]
 
     def of(self, content: NDArray[np.uint8]) -> str:
-        return f"{self.name}:{self.digest(content):08x}"
+        return f"{self.name}:{self.digest(content.data):08x}"
 
 
 CRC32 = ContentHash("crc32", zlib.crc32)
+
+
+def native_hash(kernels: Kernels) -> ContentHash:
+    """The native library's, which is as fast as memory."""
+    return ContentHash("gptwo64", kernels.content_hash)
+
+
+def fastest_hash() -> ContentHash:
+    """The native library's where it was built, else CRC-32: for those who have no kernels open."""
+    from gptwo.kernels.library import open_kernels
+
+    try:
+        return native_hash(open_kernels(os.cpu_count() or 1))
+    except NativeLibraryError:
+        return CRC32
 
 
 def packed_chunks(

@@ -26,7 +26,7 @@ from gptwo.checkpoint.released_config import is_adapter
 from gptwo.checkpoint.resolve import resolve_model
 from gptwo.checkpoint.stored import stored_arrays, stored_tensors, weight_files
 from gptwo.infer.packed import PackedModel, matrices_of, our_values, pack_folder
-from gptwo.infer.packed_file import CRC32, VERSION, ContentHash, packed_chunks
+from gptwo.infer.packed_file import VERSION, fastest_hash, packed_chunks
 from gptwo.kernels.layout import PackedDtype, unpack
 from gptwo.kernels.rounding import GROUP
 
@@ -49,14 +49,7 @@ class Quantized:
     errors: dict[str, float]
 
 
-def quantize(
-    model: str | Path,
-    *,
-    to: PackedDtype,
-    out: Path,
-    force: bool = False,
-    content_hash: ContentHash = CRC32,
-) -> Quantized:
+def quantize(model: str | Path, *, to: PackedDtype, out: Path, force: bool = False) -> Quantized:
     """Write ``model``, its matrices rounded to ``to`` ("int8" or "int4"), into the folder ``out``, whole or not at all.
 
     ``force`` replaces a model that is there. Raises ``ConfigError``, ``CheckpointError`` or ``StorageError``.
@@ -82,7 +75,7 @@ def quantize(
         files.write(CONFIG_NAME, json_chunks(config))
         for name, content in small.items():
             files.write(name, [content])
-        chunks = packed_chunks(packed, source=str(model), content_hash=content_hash)
+        chunks = packed_chunks(packed, source=str(model), content_hash=fastest_hash())
         files.write(PACKED_NAMES[to], chunks)
     return Quantized(
         source=folder,

@@ -16,6 +16,7 @@ from gptwo.checkpoint.resolve import resolve_model
 from gptwo.checkpoint.weights import load_weights
 from gptwo.infer.packed import pack_folder
 from gptwo.infer.packed_cache import open_packed
+from gptwo.infer.packed_file import fastest_hash
 from gptwo.infer.quantize import quantize
 from gptwo.kernels.layout import PackedDtype, unpack
 from gptwo.tokenizer.build import build_byte
@@ -55,12 +56,12 @@ def test_it_opens_as_what_was_packed(folder: Path, tmp_path: Path, dtype: Packed
     out = quantize(folder, to=dtype, out=tmp_path / "small").folder
     expected = pack_folder(folder, dtype)
     for asked in (None, dtype):
-        model = open_packed(resolve_model(out), asked)
+        model = open_packed(resolve_model(out), asked, fastest_hash())
         assert model.dtype == dtype
         assert np.array_equal(model.memory, expected.memory)
     assert not (out / ".gptwo").exists()
     with pytest.raises(ConfigError, match=rf"was quantized to {dtype}; got dtype 'fp32'"):
-        open_packed(out, "fp32")
+        open_packed(out, "fp32", fastest_hash())
 
 
 @each_dtype
@@ -85,7 +86,7 @@ def test_an_altered_file_is_refused(folder: Path, tmp_path: Path) -> None:
     content[-1000] ^= 4
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"^[^\n]*was altered[^\n]*$"):
-        open_packed(out)
+        open_packed(out, None, fastest_hash())
 
 
 def test_torch_says_what_it_cannot_read(folder: Path, tmp_path: Path) -> None:
@@ -100,9 +101,9 @@ def test_a_model_is_replaced_only_when_asked(folder: Path, tmp_path: Path) -> No
     out = quantize(folder, to="int8", out=tmp_path / "small").folder
     with pytest.raises(CheckpointError, match=r"is there already; .*--force"):
         quantize(folder, to="int4", out=out)
-    assert open_packed(out).dtype == "int8"
+    assert open_packed(out, None, fastest_hash()).dtype == "int8"
     quantize(folder, to="int4", out=out, force=True)
-    assert open_packed(out).dtype == "int4"
+    assert open_packed(out, None, fastest_hash()).dtype == "int4"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("years of work")
     with pytest.raises(CheckpointError, match=r"holds 'thesis\.txt'"):
