@@ -1,9 +1,14 @@
 """From logits to the next token (paper §5): NumPy on one row of V logits, one pure function per stage.
 
-Each stage equals the transformers logits processor of the same name, and they run in the order of its ``generate``:
-repetition penalty, temperature, top-k, top-p, min-p. A token that a stage removes has the logit -∞. The draw takes
-its uniform number from (seed, step) alone, so a seed gives the same text on every engine and in every batch, as long
-as the engines' logits agree.
+The stages run in the order of transformers' ``generate``, and each equals its logits processor where it has one:
+
+    logit bias          SequenceBias of single tokens
+    repetition penalty  on tokens in the prompt and the text
+    count penalties     presence and frequency, on tokens in the text alone: OpenAI's, transformers has none
+    temperature, top-k, top-p, min-p
+
+A token that a stage removes has the logit -∞. The draw takes its uniform number from (seed, step) alone, so a seed
+gives the same text on every engine and in every batch, as long as the engines' logits agree.
 """
 
 from __future__ import annotations
@@ -11,8 +16,10 @@ from __future__ import annotations
 import math
 import secrets
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,12 +34,16 @@ _POSSIBLE: dict[str, tuple[Any, float, float, str]] = {
     "temperature": (Real, 0.0, sys.float_info.max, "a number of at least 0 (0 is greedy)"),
     # Beyond these a penalised logit may not be a finite number.
     "repetition_penalty": (Real, 1e-30, 1e30, "a number above 0 (1 is none)"),
+    "presence_penalty": (Real, -1e30, 1e30, "a finite number (0 is none)"),
+    "frequency_penalty": (Real, -1e30, 1e30, "a finite number (0 is none)"),
     "top_k": (Integral, 1, math.inf, "a whole number of at least 1, or None"),
     "top_p": (Real, sys.float_info.min, 1.0, "0 < top_p <= 1, or None"),
     "min_p": (Real, 0.0, 1.0, "0 <= min_p <= 1, or None"),
     # What fits a signed 64-bit integer, as most readers of JSON expect.
     "seed": (Integral, 0, 2**63 - 1, "a whole number from 0 to 2**63 - 1, or None"),
 }
+_BIASED = (Integral, 0, math.inf, "a whole number of at least 0")
+_BIAS = (Real, -1e30, 1e30, "a finite number")
 # Rows of logits turned to float64 at a time: 64 rows of V=50257 are 26 MB.
 _ROWS_AT_ONCE = 64
 
@@ -41,8 +52,9 @@ _ROWS_AT_ONCE = 64
 class SamplingPolicy:
     """How the next token is taken from the logits. ``temperature=0`` takes the largest (the lowest id among equals).
 
-    temperature τ ≥ 0 · top_k ≥ 1 · 0 < top_p ≤ 1 · 0 ≤ min_p ≤ 1 · repetition_penalty > 0; None leaves a stage out ·
-    0 ≤ seed < 2⁶³, None for a fresh one. Raises ``ConfigError`` for anything else, NaN and infinities included.
+    temperature τ ≥ 0 · top_k ≥ 1 · 0 < top_p ≤ 1 · 0 ≤ min_p ≤ 1 · repetition_penalty > 0 · presence_penalty,
+    frequency_penalty and the values of logit_bias finite; None leaves a stage out · 0 ≤ seed < 2⁶³, None for a fresh
+    one. Raises ``ConfigError`` for anything else, NaN and infinities included.
     """
 
     temperature: float = 1.0
@@ -50,20 +62,44 @@ class SamplingPolicy:
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name, (kind, least, most, expected) in _POSSIBLE.items():
+        for name, possible in _POSSIBLE.items():
             given = getattr(self, name)
-            value = given.item() if isinstance(given, np.generic) else given
-            if value is None and expected.endswith("or None"):
-                continue
-            # NaN is not between anything, and neither are the infinities.
-            if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
-                raise ConfigError(f"{name}={given!r} is not possible; expected {expected}")
+            if not (given is None and possible[-1].endswith("or None")):
+                _require(name, given, possible)
+        if self.logit_bias is not None:
+            if not isinstance(self.logit_bias, Mapping):
+                raise ConfigError(
+                    f"logit_bias={self.logit_bias!r} is not possible; expected a mapping from ids"
+                )
+            for token, bias in self.logit_bias.items():
+                _require("logit_bias: id", token, _BIASED)
+                _require(f"logit_bias[{token}]", bias, _BIAS)
+            # A copy that nobody can change: the policy is frozen.
+            object.__setattr__(self, "logit_bias", MappingProxyType(dict(self.logit_bias)))
+
+
+def _require(name: str, given: Any, possible: tuple[Any, float, float, str]) -> None:
+    kind, least, most, expected = possible
+    value = given.item() if isinstance(given, np.generic) else given
+    # NaN is not between anything, and neither are the infinities.
+    if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
+        raise ConfigError(f"{name}={given!r} is not possible; expected {expected}")
 
 
 # --- The stages -------------------------------------------------------------------------------------------------------
+
+
+def logit_bias(logits: Float[np.ndarray, " V"], bias: Mapping[int, float]) -> Float[np.ndarray, " V"]:
+    """z_i + bias_i for every id i < V in ``bias``."""
+    biased = logits.copy()
+    biased[list(bias)] += list(bias.values())
+    return biased
 
 
 def repetition_penalty(
@@ -76,6 +112,19 @@ def repetition_penalty(
     seen = logits[tokens]
     penalised = logits.copy()
     penalised[tokens] = np.where(seen < 0, seen * penalty, seen / penalty)
+    return penalised
+
+
+def count_penalties(
+    logits: Float[np.ndarray, " V"], written: Int[np.ndarray, " n"], presence: float, frequency: float
+) -> Float[np.ndarray, " V"]:
+    """z_i - presence · [c_i > 0] - frequency · c_i, where token i occurs c_i times in the text, the prompt left out.
+
+    Source: OpenAI's API reference, "frequency and presence penalties".
+    """
+    tokens, counts = np.unique(written, return_counts=True)
+    penalised = logits.copy()
+    penalised[tokens] -= presence + frequency * counts
     return penalised
 
 
@@ -135,12 +184,23 @@ def min_p(logits: Float[np.ndarray, " V"], p: float) -> Float[np.ndarray, " V"]:
 
 
 def process(
-    logits: Float[np.ndarray, " V"], tokens: Int[np.ndarray, " n"], policy: SamplingPolicy
+    logits: Float[np.ndarray, " V"],
+    tokens: Int[np.ndarray, " n"],
+    policy: SamplingPolicy,
+    *,
+    prompt_tokens: int,
 ) -> Float[np.ndarray, " V"]:
-    """The logits after every stage of the policy, in float64; at temperature 0 after the repetition penalty alone."""
+    """The logits after every stage of the policy, in float64; at temperature 0 after the bias and the penalties alone.
+
+    ``tokens`` are those so far, of which the first ``prompt_tokens`` are the prompt.
+    """
     z = logits.astype(np.float64)
+    if policy.logit_bias:
+        z = logit_bias(z, policy.logit_bias)
     if policy.repetition_penalty != 1.0:
         z = repetition_penalty(z, tokens, policy.repetition_penalty)
+    if policy.presence_penalty != 0.0 or policy.frequency_penalty != 0.0:
+        z = count_penalties(z, tokens[prompt_tokens:], policy.presence_penalty, policy.frequency_penalty)
     if policy.temperature == 0.0:
         return z
     # The shift changes no probability, and lets the smallest temperatures overflow to -∞ only, never to +∞.
@@ -181,11 +241,12 @@ def choose(
     tokens: Int[np.ndarray, " n"],
     policy: SamplingPolicy,
     *,
+    prompt_tokens: int,
     seed: int,
     step: int,
 ) -> int:
     """The id that follows ``tokens``: the policy's stages, then the draw of (seed, step) or, greedy, the largest."""
-    z = process(logits, tokens, policy)
+    z = process(logits, tokens, policy, prompt_tokens=prompt_tokens)
     return int(z.argmax()) if policy.temperature == 0.0 else draw(z, uniform(seed, step))
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from transformers.generation.logits_process import (
     LogitsProcessor,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -119,6 +121,38 @@ def test_repetition_penalty_equals_transformers(V: int, penalty: float) -> None:
             assert not np.array_equal(ours, logits)
 
 
+def test_logit_bias_equals_transformers() -> None:
+    # Theirs are float32, so these are exact in it.
+    bias = {0: -100.0, 7: 2.5, 62: -0.125}
+    for make in (random_logits, with_infinities):
+        logits = make(63, 1)
+        processor = SequenceBiasLogitsProcessor({(token,): value for token, value in bias.items()})
+        ours = sampling.logit_bias(logits, bias)
+        FP64.assert_close(ours, theirs(processor, logits, [0]))
+        assert not np.array_equal(ours, logits)
+
+
+def test_count_penalties_are_those_of_openai() -> None:
+    logits = random_logits(6, 0)
+    # μ_j - c_j α_frequency - [c_j > 0] α_presence, with c = 0, 1, 3, 0, 0, 2.
+    expected = logits - np.array([0.0, 0.7 + 0.2, 0.7 + 3 * 0.2, 0.0, 0.0, 0.7 + 2 * 0.2])
+    written = np.array([2, 5, 2, 1, 2, 5])
+    FP64.assert_close(sampling.count_penalties(logits, written, 0.7, 0.2), expected)
+    assert np.array_equal(sampling.count_penalties(logits, written[:0], 0.7, 0.2), logits)
+
+
+def test_count_penalties_leave_the_prompt_out_and_the_repetition_penalty_does_not() -> None:
+    logits = np.array([1.0, 1.0, 1.0, 1.0])
+    tokens = np.array([0, 1, 2, 2])
+    for settings, expected in (
+        ({"presence_penalty": 0.5}, [1.0, 1.0, 0.5, 1.0]),
+        ({"frequency_penalty": 0.5}, [1.0, 1.0, 0.0, 1.0]),
+        ({"repetition_penalty": 2.0}, [0.5, 0.5, 0.5, 1.0]),
+    ):
+        policy = SamplingPolicy(temperature=0.0, **settings)
+        assert sampling.process(logits, tokens, policy, prompt_tokens=2).tolist() == expected
+
+
 @pytest.mark.parametrize("V", SIZES)
 @pytest.mark.parametrize("make", [random_logits, tied_logits])
 def test_stages_equal_the_papers_equations(make: Callable[..., np.ndarray], V: int) -> None:
@@ -132,8 +166,12 @@ def test_stages_equal_the_papers_equations(make: Callable[..., np.ndarray], V: i
 
 
 def test_the_whole_policy_equals_transformers_in_its_order() -> None:
-    policy = SamplingPolicy(temperature=0.8, top_k=50, top_p=0.9, min_p=0.02, repetition_penalty=1.4)
+    bias = {3: 4.0, 250: -2.0}
+    policy = SamplingPolicy(
+        temperature=0.8, top_k=50, top_p=0.9, min_p=0.02, repetition_penalty=1.4, logit_bias=bias
+    )
     processors = [
+        SequenceBiasLogitsProcessor({(token,): value for token, value in bias.items()}),
         RepetitionPenaltyLogitsProcessor(1.4),
         TemperatureLogitsWarper(0.8),
         TopKLogitsWarper(50),
@@ -146,10 +184,20 @@ def test_the_whole_policy_equals_transformers_in_its_order() -> None:
         expected = logits
         for processor in processors:
             expected = theirs(processor, expected, tokens)
-        ours = sampling.process(logits, np.array(tokens), policy)
+        ours = sampling.process(logits, np.array(tokens), policy, prompt_tokens=1)
         assert np.array_equal(np.isfinite(ours), np.isfinite(expected)), f"seed {seed}"
         # `process` shifts the logits, so they are compared as probabilities.
         FP64.assert_close(probabilities(ours), probabilities(expected))
+
+
+def test_the_count_penalties_come_after_the_repetition_penalty_and_before_the_temperature() -> None:
+    logits = np.array([4.0, 1.0])
+    policy = SamplingPolicy(
+        temperature=0.5, repetition_penalty=2.0, presence_penalty=0.25, logit_bias={0: 2.0}
+    )
+    z = sampling.process(logits, np.array([1, 0]), policy, prompt_tokens=1)
+    # Token 0: (4 + 2) / 2 - 0.25; token 1, of the prompt: 1 / 2.
+    assert (z[0] - z[1]) == ((6 / 2 - 0.25) - 1 / 2) / 0.5
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -159,7 +207,9 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 def test_process_equals_the_papers_distribution() -> None:
     logits = random_logits(200, 1)
-    ours = sampling.process(logits, np.array([0]), SamplingPolicy(temperature=1.5, top_k=30, top_p=0.7))
+    ours = sampling.process(
+        logits, np.array([0]), SamplingPolicy(temperature=1.5, top_k=30, top_p=0.7), prompt_tokens=1
+    )
     expected = equations.next_token_distribution(torch.from_numpy(logits), tau=1.5, k=30, p=0.7)
     FP64.assert_close(probabilities(ours), expected)
 
@@ -167,15 +217,17 @@ def test_process_equals_the_papers_distribution() -> None:
 def test_greedy_takes_the_largest_after_the_penalty_and_the_lowest_id_among_equals() -> None:
     logits = np.array([1.0, 5.0, 4.0, 5.0])
     greedy = SamplingPolicy(temperature=0.0, top_k=1)
-    assert sampling.choose(logits, np.array([0]), greedy, seed=1, step=0) == 1
+    assert sampling.choose(logits, np.array([0]), greedy, prompt_tokens=1, seed=1, step=0) == 1
     penalised = SamplingPolicy(temperature=0.0, repetition_penalty=2.0)
-    assert sampling.choose(logits, np.array([1, 3]), penalised, seed=1, step=0) == 2
+    assert sampling.choose(logits, np.array([1, 3]), penalised, prompt_tokens=2, seed=1, step=0) == 2
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-5, 1e300])
 def test_extreme_temperatures_neither_overflow_nor_warn(temperature: float) -> None:
     logits = random_logits(50, 0, np.float32)
-    z = sampling.process(logits, np.array([0]), SamplingPolicy(temperature=temperature, top_p=0.9))
+    z = sampling.process(
+        logits, np.array([0]), SamplingPolicy(temperature=temperature, top_p=0.9), prompt_tokens=1
+    )
     p = probabilities(z)
     assert np.isfinite(p).all()
     assert (p.max() == 1.0) == (temperature < 1)
@@ -256,6 +308,9 @@ def test_log_probabilities_are_those_of_torch_in_float64() -> None:
         *(("top_p", v) for v in (0.0, 1.01, -0.5, math.nan, math.inf, "x")),
         *(("min_p", v) for v in (-0.01, 1.01, math.nan)),
         *(("repetition_penalty", v) for v in (0.0, -1.0, math.nan, math.inf, 1e300, None)),
+        *(("presence_penalty", v) for v in (math.nan, math.inf, "x", None)),
+        *(("frequency_penalty", v) for v in (math.nan, -math.inf, True, None)),
+        *(("logit_bias", v) for v in ([(1, 2.0)], 3, "x")),
         *(("seed", v) for v in (-1, 2**63, 10**400, 1.5)),
     ],
 )
@@ -264,12 +319,34 @@ def test_a_policy_refuses_what_cannot_be(name: str, value: object) -> None:
         SamplingPolicy(**{name: value})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("bias", "named"),
+    [
+        ({"a": 1.0}, "logit_bias: id='a'"),
+        ({-1: 1.0}, "logit_bias: id=-1"),
+        ({1.5: 1.0}, "logit_bias: id=1.5"),
+        ({3: math.nan}, r"logit_bias\[3\]=nan"),
+        ({3: -math.inf}, r"logit_bias\[3\]=-inf"),
+        ({3: None}, r"logit_bias\[3\]=None"),
+    ],
+)
+def test_a_policy_refuses_biases_that_cannot_be(bias: dict[Any, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{named} is not possible; expected [^\n]+$"):
+        SamplingPolicy(logit_bias=bias)
+
+
 def test_a_policy_takes_numpy_numbers_and_cannot_be_changed() -> None:
+    bias = {np.int64(3): np.float32(1.5)}
     policy = SamplingPolicy(
-        temperature=np.float32(0.5), top_k=np.int64(3), seed=np.int64(7), top_p=1, min_p=0
+        temperature=np.float32(0.5), top_k=np.int64(3), seed=np.int64(7), top_p=1, min_p=0, logit_bias=bias
     )
     with pytest.raises(AttributeError):
         policy.top_k = 4  # type: ignore[misc]
+    bias[np.int64(4)] = np.float32(1.0)
+    assert policy.logit_bias == {3: 1.5}
+    with pytest.raises(TypeError):
+        policy.logit_bias[5] = 1.0  # type: ignore[index]
+    assert replace(policy, seed=8) == replace(policy, seed=8)
 
 
 def test_fresh_seeds_differ() -> None:
