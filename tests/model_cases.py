@@ -85,6 +85,8 @@ def assert_gradients_close(
 class PlainCache:
     """The protocol ``gptwo.model.Cache`` in its plainest form: concatenation."""
 
+    lengths = None
+
     def __init__(self) -> None:
         self.length = 0
         self.k: dict[int, Tensor] = {}

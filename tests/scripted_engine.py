@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from gptwo.base.errors import ContextLengthError
 from gptwo.config import GPT2Config
 
 # The chosen token's logit above all others: e⁻⁶⁰ of the probability is left for them.
@@ -13,20 +14,22 @@ CERTAIN = 60.0
 
 
 class ScriptedEngine:
-    """``follow(tokens of a row) -> next token``; ``batches`` records the rows of every call."""
+    """``follow(tokens of a slot) -> next token``; ``passes`` has the tokens that each slot of each call was given."""
 
     description = "a script"
+    batch_invariant = True
 
     def __init__(
         self, follow: Callable[[list[int]], int], *, vocab_size: int = 257, context: int = 1000
     ) -> None:
         self.config = GPT2Config(n_layer=1, n_head=1, n_embd=1, context=context, vocab_size=vocab_size)
         self.follow = follow
-        self.batches: list[int] = []
+        self.passes: list[list[int]] = []
 
-    def start(self, *, rows: int, capacity: int) -> ScriptedSession:
-        assert capacity <= self.config.context
-        return ScriptedSession(self, rows)
+    def start(self, *, slots: int, capacity: int) -> ScriptedSession:
+        if capacity > self.config.context:
+            raise ContextLengthError(f"{capacity} tokens are more than {self.config.context}")
+        return ScriptedSession(self, slots, capacity)
 
     def logits(self, tokens: np.ndarray) -> np.ndarray:
         return np.stack([self.after(tokens[: end + 1].tolist()) for end in range(len(tokens))])
@@ -38,26 +41,47 @@ class ScriptedEngine:
 
 
 class ScriptedSession:
-    def __init__(self, engine: ScriptedEngine, rows: int) -> None:
+    def __init__(self, engine: ScriptedEngine, slots: int, capacity: int) -> None:
         self._engine = engine
-        self._rows: list[list[int]] = [[] for _ in range(rows)]
+        self._capacity = capacity
+        self._held: list[list[int]] = [[] for _ in range(slots)]
 
     @property
-    def length(self) -> int:
-        return len(self._rows[0])
+    def lengths(self) -> np.ndarray:
+        return np.array([len(held) for held in self._held])
 
-    def prefill(self, tokens: np.ndarray) -> np.ndarray:
-        for row, new in zip(self._rows, tokens.tolist(), strict=True):
-            row.extend(new)
-        assert self.length <= self._engine.config.context
-        self._engine.batches.append(len(self._rows))
-        return np.stack([self._engine.after(row) for row in self._rows])
+    def prefill(self, slots: Sequence[int], texts: Sequence[np.ndarray]) -> np.ndarray:
+        self._add(slots, texts)
+        return np.stack([self._engine.after(self._held[slot]) for slot in slots])
 
-    def decode(self, tokens: np.ndarray) -> np.ndarray:
-        return self.prefill(tokens[:, None])
+    def decode(self, slots: Sequence[int], tokens: np.ndarray) -> np.ndarray:
+        return self.prefill(slots, tokens[:, None])
 
-    def select(self, rows: Sequence[int]) -> None:
-        self._rows = [list(self._rows[row]) for row in rows]
+    def verify(self, slots: Sequence[int], texts: Sequence[np.ndarray]) -> list[np.ndarray]:
+        self._add(slots, texts)
+        return [
+            np.stack(
+                [self._engine.after(held[: len(held) - behind]) for behind in reversed(range(len(text)))]
+            )
+            for held, text in zip((self._held[slot] for slot in slots), texts, strict=True)
+        ]
+
+    def _add(self, slots: Sequence[int], texts: Sequence[np.ndarray]) -> None:
+        assert len(set(slots)) == len(slots) == len(texts) > 0
+        assert all(len(text) for text in texts)
+        longest = max(len(self._held[slot]) + len(text) for slot, text in zip(slots, texts, strict=True))
+        if longest > self._capacity:
+            raise ContextLengthError(f"{longest} tokens are more than the session's {self._capacity}")
+        self._engine.passes.append([len(text) for text in texts])
+        for slot, text in zip(slots, texts, strict=True):
+            self._held[slot] += text.tolist()
+
+    def truncate(self, slot: int, length: int) -> None:
+        assert 0 <= length <= len(self._held[slot])
+        del self._held[slot][length:]
+
+    def copy(self, source: int, target: int) -> None:
+        self._held[target] = list(self._held[source])
 
 
 def script(prompt_tokens: int, following: Sequence[int]) -> Callable[[list[int]], int]:

@@ -18,25 +18,37 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+Tokens = NDArray[np.int64]
+
 
 class Session(Protocol):
-    """B sequences of one length side by side, with the keys and values of the tokens they hold."""
+    """Slots of a KV pool. Each holds one sequence, of a length of its own, with the keys and values of its tokens.
+
+    The slots named in one call are distinct, and every text has one token at least. Logits are those of the whole
+    sequence of their slot, in host memory. A call that raises has changed nothing.
+    """
 
     @property
-    def length(self) -> int:
-        """Tokens that every row holds; the next token has this position."""
+    def lengths(self) -> Int[np.ndarray, " slots"]:
+        """Tokens that each slot holds, 0 for an empty one; the next token of a slot has this position."""
 
-    def prefill(self, tokens: Int[np.ndarray, "B T"]) -> Float[np.ndarray, "B V"]:
-        """Add T tokens to every row; the logits that follow the last of them, in host memory.
+    def prefill(self, slots: Sequence[int], texts: Sequence[Tokens]) -> Float[np.ndarray, "n V"]:
+        """Add text i, of any length, to slot ``slots[i]``; the logits that follow the last token of each text.
 
         A long text may come in several calls. Raises ``ContextLengthError`` past the session's capacity.
         """
 
-    def decode(self, tokens: Int[np.ndarray, " B"]) -> Float[np.ndarray, "B V"]:
-        """Add one token to every row; the logits that follow it. Errors as ``prefill``."""
+    def decode(self, slots: Sequence[int], tokens: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n V"]:
+        """Add one token to each of these slots; the logits that follow it. Errors as ``prefill``."""
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Row i becomes what row ``rows[i]`` was: rows may be dropped, or repeated to write them on differently."""
+    def verify(self, slots: Sequence[int], texts: Sequence[Tokens]) -> list[Float[np.ndarray, "T V"]]:
+        """As ``prefill``, with the logits that follow every token: T rows of them for a text of T tokens."""
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget the tokens of a slot from position ``length`` on, at most what it holds; 0 frees the slot."""
+
+    def copy(self, source: int, target: int) -> None:
+        """Slot ``target`` becomes what ``source`` is, whatever it held; each then goes on for itself."""
 
 
 class Scores(NamedTuple):
@@ -57,8 +69,12 @@ class Engine(Protocol):
     def description(self) -> str:
         """The engine, its device and its dtype, for people: ``"torch on cpu in float32"``."""
 
-    def start(self, *, rows: int, capacity: int) -> Session:
-        """An empty session of ``rows`` rows; ``capacity`` is the most tokens that a row will hold (at most C)."""
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether a token's logits are bitwise the same in any batch, in any chunks and from any slot."""
+
+    def start(self, *, slots: int, capacity: int) -> Session:
+        """A session of empty slots; ``capacity`` is the most tokens of one. ``ContextLengthError`` above C."""
 
     def logits(self, tokens: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T V"]:
         """The logits after every token of one sequence, in host memory. ``ContextLengthError`` past C tokens."""
@@ -71,8 +87,6 @@ class Engine(Protocol):
         predicted tokens are never held at once. ``ContextLengthError`` past C + 1 tokens.
         """
 
-
-Tokens = NDArray[np.int64]
 
 # folder, device ("auto" | "cpu" | "cuda[:n]" | "mps"), dtype (a name such as "fp32"; None is as stored)
 EngineFactory = Callable[[Path, str, str | None], Engine]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,44 +17,79 @@ if TYPE_CHECKING:
 
 
 class KVCache:
-    """L layers of K and V, B×H×capacity×K each, of which the first ``length`` positions are filled.
+    """A pool of slots: L layers of K and V, slots×H×capacity×K each; slot i has filled ``lengths[i]`` positions.
 
-    ``model.gpt2.Cache``. Takes 2·L·B·D·capacity elements at once, so that a token costs a copy of itself only.
-    Raises ``ContextLengthError`` for a capacity above C and for a token past the capacity.
+    Takes 2·L·slots·D·capacity elements at once, so that a token costs a copy of itself only. Raises
+    ``ContextLengthError`` for a capacity above C and for a token past the capacity.
     """
 
     def __init__(
-        self, config: GPT2Config, *, rows: int, capacity: int, device: torch.device, dtype: torch.dtype
+        self, config: GPT2Config, *, slots: int, capacity: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         if capacity > config.context:
             raise ContextLengthError(
                 f"a cache of {capacity} tokens is more than the model's context of {config.context}; ask for less"
             )
-        self.length = 0
         self.capacity = capacity
-        shape = (config.n_layer, 2, rows, config.n_head, capacity, config.head_width)
-        self._kv_L2BHSK = torch.empty(shape, device=device, dtype=dtype)
+        self.lengths = np.zeros(slots, dtype=np.int64)
+        shape = (config.n_layer, 2, slots, config.n_head, capacity, config.head_width)
+        # Zeros, because a short row is padded with what lies here: a mask hides numbers, but no NaN.
+        self.kv_L2BHSK = torch.zeros(shape, device=device, dtype=dtype)
+
+    def require_room(self, slots: Sequence[int], counts: Sequence[int]) -> None:
+        """``ContextLengthError`` unless each slot has room for so many more tokens."""
+        end = max(int(self.lengths[slot]) + count for slot, count in zip(slots, counts, strict=True))
+        if end > self.capacity:
+            raise ContextLengthError(f"{end} tokens are more than the cache's capacity of {self.capacity}")
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget what ``slot`` holds from position ``length`` on."""
+        assert 0 <= length <= self.lengths[slot], (
+            f"slot {slot} holds {self.lengths[slot]} tokens, not {length}"
+        )
+        self.lengths[slot] = length
+
+    def copy(self, source: int, target: int) -> None:
+        """``target`` becomes what ``source`` is; only the filled positions are copied."""
+        length = int(self.lengths[source])
+        self.kv_L2BHSK[:, :, target, :, :length] = self.kv_L2BHSK[:, :, source, :, :length]
+        self.lengths[target] = length
+
+
+class CacheRows:
+    """Some slots of a pool as the rows of one pass over ``count`` new tokens each: ``model.gpt2.Cache``.
+
+    Slots that lie side by side are read where they lie, others are gathered into a copy at every layer.
+    """
+
+    def __init__(self, pool: KVCache, slots: Sequence[int], count: int) -> None:
+        self._pool = pool
+        self._slots = np.array(slots, dtype=np.int64)
+        device = pool.kv_L2BHSK.device
+        lengths = pool.lengths[self._slots]
+        self.length = int(lengths.max())
+        self.lengths: Tensor | None = None
+        self._rows: slice | Tensor = slice(slots[0], slots[0] + len(slots))
+        if list(slots) != list(range(slots[0], slots[0] + len(slots))):
+            self._rows = torch.tensor(self._slots, device=device)
+        # Where new keys and values go: rows, heads, positions.
+        self._places: tuple[Any, ...] = (self._rows, slice(None), slice(self.length, self.length + count))
+        if (lengths < self.length).any():
+            self.lengths = torch.tensor(lengths, device=device)
+            positions_BT = self.lengths[:, None] + torch.arange(count, device=device)
+            self._places = (torch.tensor(self._slots, device=device)[:, None], slice(None), positions_BT)
 
     def append(
         self, layer: int, k_BHTK: Float[Tensor, "B H T K"], v_BHTK: Float[Tensor, "B H T K"]
     ) -> tuple[Float[Tensor, "B H S K"], Float[Tensor, "B H S K"]]:
-        """Store T new keys and values of one layer after ``length``; views of all S = length + T of them."""
-        end = self.length + k_BHTK.shape[2]
-        if end > self.capacity:
-            raise ContextLengthError(f"{end} tokens are more than the cache's capacity of {self.capacity}")
-        k_BHSK, v_BHSK = self._kv_L2BHSK[layer, :, :, :, :end].unbind(0)
-        k_BHSK[:, :, self.length :] = k_BHTK
-        v_BHSK[:, :, self.length :] = v_BHTK
-        return k_BHSK, v_BHSK
+        """Store the new keys and values of one layer after those of each row; all S = length + T of them."""
+        S = self.length + k_BHTK.shape[2]
+        held = self._pool.kv_L2BHSK[layer]
+        for held_BHSK, new_BHTK in zip(held, (k_BHTK, v_BHTK), strict=True):
+            # Two index tensors with a slice between them put their own shape, B×T, in front.
+            held_BHSK[self._places] = new_BHTK if self.lengths is None else new_BHTK.transpose(1, 2)
+        return held[0, self._rows, :, :S], held[1, self._rows, :, :S]
 
     def advance(self, count: int) -> None:
-        """The ``count`` tokens that every layer has appended are now part of ``length``."""
-        self.length += count
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Row i becomes a copy of what row ``rows[i]`` was; only the filled positions are copied."""
-        old_L2BHSK = self._kv_L2BHSK
-        L, _, _, H, S, K = old_L2BHSK.shape
-        self._kv_L2BHSK = old_L2BHSK.new_empty((L, 2, len(rows), H, S, K))
-        index = torch.tensor(rows, device=old_L2BHSK.device)
-        self._kv_L2BHSK[..., : self.length, :] = old_L2BHSK[..., : self.length, :].index_select(2, index)
+        """The ``count`` tokens that every layer has appended are now part of the rows' slots."""
+        self._pool.lengths[self._slots] += count

@@ -15,7 +15,7 @@ from gptwo.base.errors import ConfigError
 from gptwo.checkpoint.weights import load_model
 from gptwo.config import GPT2Config
 from gptwo.infer.engine import Scores, Tokens
-from gptwo.infer.kv_cache import KVCache
+from gptwo.infer.kv_cache import CacheRows, KVCache
 from gptwo.model import products
 from gptwo.model.gpt2 import GPT2
 
@@ -49,7 +49,7 @@ def to_host(logits: Float[Tensor, "*rows V"]) -> Float[np.ndarray, "*rows V"]:
 
 
 class TorchSession:
-    """``engine.Session`` over a ``GPT2`` and a ``KVCache``."""
+    """``engine.Session`` over a ``GPT2`` and a ``KVCache``. Texts of one length run in one pass."""
 
     def __init__(self, model: GPT2, cache: KVCache, device: torch.device) -> None:
         self._model = model
@@ -57,24 +57,47 @@ class TorchSession:
         self._device = device
 
     @property
-    def length(self) -> int:
-        return self._cache.length
+    def lengths(self) -> Int[np.ndarray, " slots"]:
+        return self._cache.lengths.copy()
+
+    def prefill(self, slots: Sequence[int], texts: Sequence[Tokens]) -> Float[np.ndarray, "n V"]:
+        return np.concatenate(self._run(slots, texts, last_only=True))
+
+    def decode(self, slots: Sequence[int], tokens: Tokens) -> Float[np.ndarray, "n V"]:
+        return self.prefill(slots, list(tokens[:, None]))
+
+    def verify(self, slots: Sequence[int], texts: Sequence[Tokens]) -> list[Float[np.ndarray, "T V"]]:
+        return self._run(slots, texts, last_only=False)
+
+    def truncate(self, slot: int, length: int) -> None:
+        self._cache.truncate(slot, length)
 
     @torch.inference_mode()
-    def prefill(self, tokens: Tokens) -> Float[np.ndarray, "B V"]:
-        tokens_BT = torch.tensor(tokens, device=self._device)
-        return to_host(self._model(tokens_BT, cache=self._cache, last_only=True)[:, 0])
-
-    def decode(self, tokens: Tokens) -> Float[np.ndarray, "B V"]:
-        return self.prefill(tokens[:, None])
+    def copy(self, source: int, target: int) -> None:
+        self._cache.copy(source, target)
 
     @torch.inference_mode()
-    def select(self, rows: Sequence[int]) -> None:
-        self._cache.select(rows)
+    def _run(
+        self, slots: Sequence[int], texts: Sequence[Tokens], *, last_only: bool
+    ) -> list[Float[np.ndarray, "T V"]]:
+        self._cache.require_room(slots, [len(text) for text in texts])
+        of_length: dict[int, list[int]] = {}
+        for i, text in enumerate(texts):
+            of_length.setdefault(len(text), []).append(i)
+        logits: dict[int, Float[np.ndarray, "T V"]] = {}
+        for T, members in of_length.items():
+            tokens_BT = torch.tensor(np.stack([texts[i] for i in members]), device=self._device)
+            rows = CacheRows(self._cache, [slots[i] for i in members], T)
+            logits_BTV = to_host(self._model(tokens_BT, cache=rows, last_only=last_only))
+            logits.update(zip(members, logits_BTV, strict=True))
+        return [logits[i] for i in range(len(texts))]
 
 
 class TorchEngine:
     """``engine.Engine`` over a ``GPT2``, whose parameters are on ``device`` already."""
+
+    # Its products sum in another order for another number of rows.
+    batch_invariant = False
 
     def __init__(self, model: GPT2, *, device: torch.device) -> None:
         self._model = model.eval()
@@ -97,8 +120,8 @@ class TorchEngine:
         return f"torch on {self._device} in {str(self._dtype).removeprefix('torch.')}"
 
     @torch.inference_mode()
-    def start(self, *, rows: int, capacity: int) -> TorchSession:
-        cache = KVCache(self.config, rows=rows, capacity=capacity, device=self._device, dtype=self._dtype)
+    def start(self, *, slots: int, capacity: int) -> TorchSession:
+        cache = KVCache(self.config, slots=slots, capacity=capacity, device=self._device, dtype=self._dtype)
         return TorchSession(self._model, cache, self._device)
 
     @torch.inference_mode()

@@ -27,12 +27,16 @@ class Cache(Protocol):
 
     @property
     def length(self) -> int:
-        """Tokens already held; the next token has this position."""
+        """Tokens already held, by the row that holds most; the next token of that row has this position."""
+
+    @property
+    def lengths(self) -> Int[Tensor, " B"] | None:
+        """Tokens that each row holds, where they differ; None when every row holds ``length``."""
 
     def append(
         self, layer: int, k_BHTK: Float[Tensor, "B H T K"], v_BHTK: Float[Tensor, "B H T K"]
     ) -> tuple[Float[Tensor, "B H S K"], Float[Tensor, "B H S K"]]:
-        """Store T new keys and values after ``length`` and return all S = length + T of them."""
+        """Store T new keys and values after those of each row and return all: S = length + T, a shorter row padded."""
 
     def advance(self, count: int) -> None:
         """The ``count`` tokens that every layer has appended are now part of ``length``."""
@@ -54,7 +58,7 @@ class Attention(nn.Module):
         x_BTD: Float[Tensor, "B T D"],
         layer: int,
         cache: Cache | None,
-        mask_B1TT: Bool[Tensor, "B 1 T T"] | None = None,
+        mask_B1TS: Bool[Tensor, "B 1 T S"] | None = None,
         norm: nn.Module | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Of x, or of ``norm`` of x."""
@@ -67,7 +71,7 @@ class Attention(nn.Module):
         S = k_BHSK.shape[2]
         # The built-in's own causal flag aligns T×S at the top left; queries that come after S - T cached keys
         # need the diagonal at the bottom right. A single query sees everything.
-        mask = mask_B1TT
+        mask = mask_B1TS
         if mask is None and 1 < T < S:
             mask = torch.ones(T, S, dtype=torch.bool, device=x_BTD.device).tril(S - T)
         a_BHTK = F.scaled_dot_product_attention(
@@ -114,9 +118,9 @@ class Block(nn.Module):
         x_BTD: Float[Tensor, "B T D"],
         layer: int,
         cache: Cache | None,
-        mask_B1TT: Bool[Tensor, "B 1 T T"] | None = None,
+        mask_B1TS: Bool[Tensor, "B 1 T S"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        x_BTD = x_BTD + self.attention(x_BTD, layer, cache, mask_B1TT, self.attention_norm)
+        x_BTD = x_BTD + self.attention(x_BTD, layer, cache, mask_B1TS, self.attention_norm)
         x_BTD = x_BTD + self.mlp(x_BTD, self.mlp_norm)
         return x_BTD
 
@@ -174,6 +178,7 @@ class GPT2(nn.Module):
         """The residual, and the E that the head is to take, whose gradient then meets that of the look-up."""
         T = tokens.shape[1]
         past = cache.length if cache is not None else 0
+        lengths_B = cache.lengths if cache is not None else None
         if past + T > self.config.context:
             raise ContextLengthError(
                 f"{past + T} tokens are more than the model's context of {self.config.context}; shorten the text"
@@ -184,20 +189,24 @@ class GPT2(nn.Module):
             x_BTD, E_VD = look_up(tokens, E_VD)
         else:
             x_BTD = self.token_embedding(tokens)
-        mask_B1TT = None
-        if documents is None:
+        mask_B1TS = None
+        if lengths_B is not None:
+            positions_BT = lengths_B[:, None] + torch.arange(T, device=tokens.device)
+            x_BTD = x_BTD + self.position_embedding(positions_BT)
+            mask_B1TS = positions_BT[:, None, :, None] >= torch.arange(past + T, device=tokens.device)
+        elif documents is None:
             x_BTD = x_BTD + self.position_embedding.weight[past : past + T]
         else:
             starts_BT = document_starts(documents)
             positions_BT = torch.arange(T, device=tokens.device) - starts_BT
             x_BTD = x_BTD + self.position_embedding(positions_BT)
-            mask_B1TT = (starts_BT[:, None, :, None] == starts_BT[:, None, None, :]).tril()
+            mask_B1TS = (starts_BT[:, None, :, None] == starts_BT[:, None, None, :]).tril()
         x_BTD = F.dropout(x_BTD, self.config.dropout, self.training)
         for layer, block in enumerate(self.blocks):
             if self.checkpoint_activations and self.training and cache is None:
-                x_BTD = checkpoint(block, x_BTD, layer, None, mask_B1TT, use_reentrant=False)
+                x_BTD = checkpoint(block, x_BTD, layer, None, mask_B1TS, use_reentrant=False)
             else:
-                x_BTD = block(x_BTD, layer, cache, mask_B1TT)
+                x_BTD = block(x_BTD, layer, cache, mask_B1TS)
         if cache is not None:
             cache.advance(T)
         normed_BTD: Tensor = self.final_norm(x_BTD)

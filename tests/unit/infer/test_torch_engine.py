@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -18,10 +20,10 @@ def test_a_model_in_training_is_run_without_dropout_and_without_gradients() -> N
     model = GPT2(CONFIG, device="cpu").train()
     engine = TorchEngine(model, device=torch.device("cpu"))
     assert np.array_equal(engine.logits(np.arange(6)), engine.logits(np.arange(6)))
-    session = engine.start(rows=1, capacity=8)
-    session.prefill(np.arange(6)[None])
-    session.select([0, 0])
-    first, second = session.decode(np.array([1, 1]))
+    session = engine.start(slots=2, capacity=8)
+    session.prefill([0], [np.arange(6)])
+    session.copy(0, 1)
+    first, second = session.decode([0, 1], np.array([1, 1]))
     assert np.array_equal(first, second)
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -53,3 +55,36 @@ def test_scoring_in_parts_is_scoring_at_once(monkeypatch: pytest.MonkeyPatch) ->
         for part, whole in zip(engine.score(rows, last), at_once, strict=True):
             assert np.allclose(part.log_probs, whole.log_probs, atol=1e-6)
             assert np.array_equal(part.greedy, whole.greedy)
+
+
+def passes_of(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of the tokens of every forward pass from now on."""
+    passes = []
+    residual = GPT2.residual
+
+    def recorded(self: GPT2, tokens: torch.Tensor, **options: Any) -> torch.Tensor:
+        passes.append(tuple(tokens.shape))
+        return residual(self, tokens, **options)
+
+    monkeypatch.setattr(GPT2, "residual", recorded)
+    return passes
+
+
+def test_slots_of_several_lengths_decode_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TorchEngine(build_model(CONFIG, seed=0, device="cpu"), device=torch.device("cpu"))
+    session = engine.start(slots=4, capacity=8)
+    passes = passes_of(monkeypatch)
+    session.prefill([0, 1, 2, 3], [np.arange(2), np.arange(5), np.arange(2), np.arange(1)])
+    assert passes == [(2, 2), (1, 5), (1, 1)], "texts of one length together"
+    passes.clear()
+    session.decode([3, 0, 1], np.arange(3))
+    assert passes == [(3, 1)]
+
+
+def test_what_lies_behind_a_short_slot_is_hidden() -> None:
+    """In one pass it is padded to the length of the longest."""
+    engine = TorchEngine(build_model(CONFIG, seed=0, device="cpu"), device=torch.device("cpu"))
+    session = engine.start(slots=2, capacity=8)
+    session.prefill([0, 1], [np.arange(1), np.arange(6)])
+    first, _ = session.decode([0, 1], np.array([3, 3]))
+    assert np.allclose(first, engine.logits(np.array([0, 3]))[-1], atol=1e-6)
