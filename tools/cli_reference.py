@@ -53,6 +53,9 @@ def _usage(parser: argparse.ArgumentParser) -> str:
     optional = [action for action in parser._actions if action.option_strings and not action.required]
     parts = [*(["[OPTIONS]"] if optional else [])]
     parts += [_named(action) for action in parser._actions if action.option_strings and action.required]
+    for group in parser._mutually_exclusive_groups:
+        if group.required:
+            parts.append(f"({' | '.join(map(_named, group._group_actions))})")
     parts += [_positional(action) for action in parser._actions if not action.option_strings]
     lines = [parser.prog]
     for part in parts:

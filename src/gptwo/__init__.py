@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from gptwo.base.errors import GptwoError
     from gptwo.evaluation import EvaluationResult, evaluate
     from gptwo.infer.api import LanguageModel, TextPieces, load
-    from gptwo.infer.generate import Generation
+    from gptwo.infer.task import Generation
 
 __all__ = [
     "EvaluationResult",
@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "EvaluationResult": "gptwo.evaluation.result",
-    "Generation": "gptwo.infer.generate",
+    "Generation": "gptwo.infer.task",
     "GptwoError": "gptwo.base.errors",
     "LanguageModel": "gptwo.infer.api",
     "TextPieces": "gptwo.infer.api",

@@ -402,9 +402,12 @@ def test_keys_of_quantize(world: Path, tmp_path: Path, capsys: pytest.CaptureFix
     check_section("quantize", output_of(arguments, capsys))
 
 
-def test_keys_of_generate(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_of_generate(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["generate", str(world / "runs" / "mine"), "--prompt", "sea", "--max-new-tokens", "2"]
     check_section("generate", output_of(arguments, capsys))
+    (tmp_path / "prompts.txt").write_text("sea\nrain\n", encoding="utf-8")
+    arguments = [*arguments[:2], "--prompts", str(tmp_path / "prompts.txt"), "--max-new-tokens", "2"]
+    check_section("generate --prompts FILE", output_of(arguments, capsys))
 
 
 TASK_LINES = {

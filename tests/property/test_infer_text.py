@@ -6,8 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptwo.infer.generate import Generation, Task, write
+from gptwo.infer.generate import write
 from gptwo.infer.sampling import SamplingPolicy
+from gptwo.infer.task import Generation, Task
 from gptwo.tokenizer import build_byte
 from scripted_engine import ScriptedEngine, script
 
@@ -21,7 +22,7 @@ OUTPUT = st.one_of(TEXT.map(str.encode), st.binary(max_size=12), TEXT.map(lambda
 def streamed(output: bytes, stops: list[str], max_new_tokens: int) -> tuple[list[str], Generation]:
     engine = ScriptedEngine(script(1, [*output, TOKENIZER.eot_id]))
     task = Task(
-        prompt=np.array([0]), policy=SamplingPolicy(seed=0), max_new_tokens=max_new_tokens, stop=stops
+        prompts=[np.array([0])], policy=SamplingPolicy(seed=0), max_new_tokens=max_new_tokens, stop=stops
     )
     written, pieces = write(engine, TOKENIZER, task), []
     while True:

@@ -155,6 +155,28 @@ def test_json_of_generate(run: Path) -> None:
     assert again["texts"][0]["tokens"] == text["tokens"], "the seed in the result gives it again"
 
 
+def test_json_of_generate_with_a_file_of_prompts(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text(
+        '{"prompt": "The", "id": 1}\n\n{"prompt": "a\\nb"}\n', encoding="utf-8"
+    )
+    ask = (
+        "generate",
+        run,
+        "--prompts",
+        tmp_path / "prompts.jsonl",
+        "--max-new-tokens",
+        5,
+        "--seed",
+        3,
+        "--json",
+    )
+    value = parsed(done(*ask))
+    assert key_paths(value) == documented_keys("generate --prompts FILE")
+    assert [text["prompt"] for text in value["texts"]] == ["The", "a\nb"]
+    second = parsed(done("generate", run, "--prompt", "a\nb", "--max-new-tokens", 5, "--seed", 4, "--json"))
+    assert second["texts"][0]["tokens"] == value["texts"][1]["tokens"]
+
+
 def test_json_keeps_text_as_it_is(run: Path) -> None:
     outcome = done("generate", run, "--prompt", "chào", "--max-new-tokens", 2, "--json")
     assert "chào" in outcome.out
@@ -185,6 +207,44 @@ def test_several_texts_are_those_of_the_seeds_that_follow(run: Path) -> None:
         one = written(run, "--seed", 7 + number)
         expected += f"--- {number + 1} of 3, seed {7 + number}\n{one}"
     assert written(run, "--num", 3) == expected
+
+
+def test_a_file_of_prompts_gives_the_texts_of_the_seeds_that_follow(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes("The\r\n\nch\u00e0o\nThe".encode())
+    flags = ("--max-new-tokens", 12, "--seed", 7)
+    expected = ""
+    for number, prompt in enumerate(["The", "chào", "The"]):
+        one = done("generate", run, "--prompt", prompt, *flags, "--seed", 7 + number).out
+        expected += f"--- {number + 1} of 3, seed {7 + number}\n{one}"
+    for batch in (1, 8):
+        ask = ("generate", run, "--prompts", tmp_path / "prompts.txt", *flags, "--batch", batch)
+        assert done(*ask).out == expected
+    read = done("generate", run, "--prompts", "-", *flags, stdin=(tmp_path / "prompts.txt").read_bytes())
+    assert read.out == expected
+
+
+def test_a_line_of_prompts_that_cannot_be_is_named(run: Path, tmp_path: Path) -> None:
+    def line(name: str, content: bytes) -> str:
+        (tmp_path / name).write_bytes(content)
+        return command("generate", run, "--prompts", tmp_path / name).error_line()
+
+    assert "a.txt: byte 0xff at offset 4 is not UTF-8" in line("a.txt", b"abc\n\xff")
+    assert "a.jsonl:2 has the fields 'text'; expected \"prompt\" with a text" in line(
+        "a.jsonl", b'{"prompt": "a"}\n{"text": "b"}\n'
+    )
+    assert "a.jsonl:1 has the fields 'prompt'; expected" in line("a.jsonl", b'{"prompt": 3}\n')
+    assert "a.jsonl:1 is not JSON" in line("a.jsonl", b"The\n")
+    assert line("b.txt", b"abc\n" + b"x" * 17).startswith(
+        "ContextLengthError: prompt 2 of 2: the prompt has 17 tokens;"
+    )
+
+
+def test_penalties_and_biases(run: Path) -> None:
+    assert written(run, "--logit-bias", "33=1000", "--logit-bias", "34=-5") == "The" + 12 * "!" + "\n"
+    plain = written(run)
+    assert written(run, "--presence-penalty", 0, "--frequency-penalty", 0) == plain
+    assert written(run, "--presence-penalty", 1000) != plain
+    assert written(run, "--frequency-penalty", 1000) != plain
 
 
 def test_stop_ends_before_its_text(run: Path) -> None:
@@ -306,7 +366,40 @@ MISTAKES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("generate", "nobody/nothing", "--prompt", "a"), ("there is no folder 'nobody/nothing'", "hub")),
     ((*ON, "--model", "nothing"), ("CheckpointError: there is no model 'nothing'",)),
     # generate
-    (("generate", "{run}"), ("UsageError: the following arguments are required: --prompt",)),
+    (("generate", "{run}"), ("UsageError: one of the arguments --prompt --prompts is required",)),
+    (
+        (*GENERATE, "--prompts", "{text}"),
+        ("UsageError: argument --prompts: not allowed with argument --prompt",),
+    ),
+    (
+        ("generate", "{run}", "--prompts", "{text}", "--num", "2"),
+        ("ConfigError: num=2 is not possible with --prompts; expected one text a prompt",),
+    ),
+    (
+        ("generate", "{run}", "--prompts", "{little}", "--batch", "0"),
+        ("ConfigError: batch=0 is not possible",),
+    ),
+    (("generate", "{run}", "--prompts", "{tmp}/gone.txt"), ("DataError: ", "gone.txt")),
+    (("generate", "{run}", "--prompts", "{empty}"), ("DataError: ", "has no prompt; expected one a line")),
+    (
+        (*GENERATE, "--lookup"),
+        (
+            "ConfigError: lookup=True needs logits that are the same in any batch, and torch on cpu",
+            "(--lookup)",
+        ),
+    ),
+    (
+        (*GENERATE, "--logit-bias", "3"),
+        ("UsageError: argument --logit-bias: '3' is not possible; expected ID=X",),
+    ),
+    (
+        (*GENERATE, "--logit-bias", "3=nan"),
+        ("ConfigError: logit_bias[3]=nan is not possible; expected a finite",),
+    ),
+    (
+        (*GENERATE, "--logit-bias", "257=1"),
+        ("ConfigError: logit_bias has id 257; expected ids of the model, 0 to 256",),
+    ),
     (
         (*GENERATE, "--prompt", "a" * 17),
         ("ContextLengthError: the prompt has 17 tokens;", "context of 16; shorten"),
@@ -327,6 +420,8 @@ MISTAKES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "top_p": ("0", "1.5", "nan", "-inf"),
             "min_p": ("2", "nan"),
             "repetition_penalty": ("0", "nan"),
+            "presence_penalty": ("nan",),
+            "frequency_penalty": ("inf",),
             "seed": ("-1", str(2**63), LONG_NUMBER),
             "max_new_tokens": ("0", "-5"),
             "num": ("0", "-1", LONG_NUMBER),

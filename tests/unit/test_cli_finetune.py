@@ -106,6 +106,8 @@ def test_a_model_that_learned_messages_can_be_talked_to(made: Path) -> None:
     assert value["prompt"] == "3"
     assert value["texts"][0]["text"] + "\n" == streamed
     assert value["texts"][0]["prompt_tokens"] == len("User:\n3") + 1 + len("Assistant:\n")
+    talks = ("generate", made / "talker", "--prompts", "-", "--chat", "--max-new-tokens", 6, "--seed", 1)
+    assert done(*talks, stdin=b"3\n").out == streamed
     line = command("generate", made / "tuned", "--prompt", "3", "--chat").error_line()
     assert "tuned has no chat template; expected a model fine-tuned on messages" in line
 

@@ -13,23 +13,36 @@ import pytest
 
 import gptwo
 from gptwo.infer.sampling import SamplingPolicy
+from gptwo.infer.settings import SamplingSettings, WritingSettings
 
-WRITING = (
-    "max_new_tokens: 'int' = 128, temperature: 'float' = 1.0, "
-    "top_k: 'int | None' = None, top_p: 'float | None' = None, min_p: 'float | None' = None, "
-    "repetition_penalty: 'float' = 1.0, seed: 'int | None' = None, "
-    "stop: 'str | Sequence[str] | None' = None, slide: 'bool' = False"
-)
+SETTINGS = {
+    "temperature": "float",
+    "top_k": "int | None",
+    "top_p": "float | None",
+    "min_p": "float | None",
+    "repetition_penalty": "float",
+    "presence_penalty": "float",
+    "frequency_penalty": "float",
+    "logit_bias": "Mapping[int, float] | None",
+    "seed": "int | None",
+    "max_new_tokens": "int",
+    "stop": "str | Sequence[str] | None",
+    "slide": "bool",
+    "lookup": "bool",
+}
+WRITING = "**settings: 'Unpack[WritingSettings]'"
 SIGNATURES = {
     "evaluate": "(model: 'LanguageModel', data: 'str | Path', *, task: 'str' = 'loss', "
     "split: 'Split | None' = None, stride: 'int | None' = None, limit: 'int | None' = None, "
     "batch: 'int | None' = None, progress: 'Progress | None' = None) -> 'EvaluationResult'",
     "load": "(path: 'str | Path', device: 'str' = 'auto', dtype: 'str | None' = None, *, "
     "engine: 'str' = 'auto') -> 'LanguageModel'",
-    "LanguageModel.generate": f"(self, prompt: 'str | Sequence[int]', *, {WRITING}) -> 'Generation'",
+    "LanguageModel.generate": f"(self, prompt: 'str | Sequence[int]', {WRITING}) -> 'Generation'",
     "LanguageModel.generate_many": f"(self, prompt: 'str | Sequence[int]', *, num: 'int', {WRITING}) "
     "-> 'list[Generation]'",
-    "LanguageModel.stream": f"(self, prompt: 'str | Sequence[int]', *, {WRITING}) -> 'TextPieces'",
+    "LanguageModel.generate_batch": "(self, prompts: 'Sequence[str | Sequence[int]]', *, batch: 'int' = 8, "
+    f"{WRITING}) -> 'list[Generation]'",
+    "LanguageModel.stream": f"(self, prompt: 'str | Sequence[int]', {WRITING}) -> 'TextPieces'",
     "LanguageModel.logits": "(self, tokens: 'Sequence[int] | np.ndarray[Any, Any]') "
     "-> \"Float[np.ndarray, 'T V']\"",
     "LanguageModel.score": "(self, tokens: 'Sequence[int] | np.ndarray[Any, Any]') "
@@ -78,10 +91,17 @@ def test_an_evaluation_has_these_fields() -> None:
     assert [field.name for field in fields(gptwo.EvaluationResult)] == names
 
 
-def test_every_field_of_a_policy_can_be_set_when_writing() -> None:
-    parameters = inspect.signature(gptwo.LanguageModel.generate).parameters
+def test_the_settings_of_writing_are_these_and_all_of_a_policy() -> None:
+    found = {name: hint.__forward_arg__ for name, hint in WritingSettings.__annotations__.items()}
+    assert found == SETTINGS
     for field in fields(SamplingPolicy):
-        assert parameters[field.name].default == field.default
+        assert SETTINGS[field.name] == field.type
+    assert set(SamplingSettings.__annotations__) == {field.name for field in fields(SamplingPolicy)}
+
+
+def test_every_setting_is_described_where_a_user_asks_for_help() -> None:
+    described = str(gptwo.LanguageModel.__doc__)
+    assert all(name in described for name in SETTINGS)
 
 
 def test_importing_it_costs_neither_numpy_nor_torch() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from gptwo.base.errors import ConfigError, MissingExtraError, TokenizerError
 from gptwo.evaluation.scoring import Continuation, Row, encode_continuation, score, score_continuations
 from gptwo.infer.api import load
+from gptwo.infer.settings import SamplingSettings
 
 try:
     from lm_eval.api.model import LM
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 # As lm-evaluation-harness's own backends have it.
 _MAX_NEW_TOKENS = 256
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+_SAMPLING = tuple(SamplingSettings.__annotations__)
 
 
 @register_model("gptwo")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from gptwo.base.errors import TokenizerError
+from gptwo.base.errors import ConfigError, GptwoError, TokenizerError
 from gptwo.checkpoint.resolve import resolve_model
 from gptwo.config import GPT2Config
 from gptwo.infer.engine import Engine, Tokens, load_engine
-from gptwo.infer.generate import Generation, Task, write
+from gptwo.infer.generate import write
 from gptwo.infer.prompt import require_room, require_tokens
 from gptwo.infer.sampling import SamplingPolicy, log_probabilities
+from gptwo.infer.settings import SamplingSettings, WritingSettings
+from gptwo.infer.task import Generation, Task, require_count
 from gptwo.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -62,15 +64,21 @@ class TextPieces(Iterator[str]):
 class LanguageModel:
     """A GPT-2 with its tokenizer, ready to write and to be asked. Made by ``load``.
 
-    Prompts are text or token ids. What every method of writing takes:
+    Prompts are text or token ids. Every method of writing takes the same settings by name:
 
-    max_new_tokens       most ids to write
-    temperature          τ ≥ 0; 0 always takes the most probable token
-    top_k, top_p, min_p  filters, None for none: ``sampling.SamplingPolicy``
-    repetition_penalty   above 1, tokens that are there already become less probable
+    max_new_tokens       most ids to write (default 128)
+    temperature          τ ≥ 0; 0 always takes the most probable token (default 1)
+    top_k, top_p, min_p  filters, None for none (default)
+    repetition_penalty   above 1, tokens in the prompt and the text become less probable (default 1)
+    presence_penalty     is taken from the logit of a token that the text has, the prompt left out (default 0)
+    frequency_penalty    the same, as often as the text has it (default 0)
+    logit_bias           {id: what is added to its logit}
     seed                 the same seed, the same text; None draws one, returned in the result
     stop                 a string, or several, that end the text and are cut from it
-    slide                when the context is full, go on from its last half; otherwise writing ends there
+    slide                when the context is full, go on from its last half; otherwise writing ends there (default)
+    lookup               guess from repetitions in the text: faster, the same output; not on every engine
+
+    The equations of sampling and their order are in ``infer/sampling.py``.
     """
 
     def __init__(self, engine: Engine, folder: Path) -> None:
@@ -106,100 +114,49 @@ class LanguageModel:
             raise TokenizerError(str(found))
         return found
 
-    def generate(
-        self,
-        prompt: str | Sequence[int],
-        *,
-        max_new_tokens: int = 128,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        repetition_penalty: float = 1.0,
-        seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        slide: bool = False,
-    ) -> Generation:
-        """Go on from ``prompt``; an empty one begins at ``<|endoftext|>``.
+    def generate(self, prompt: str | Sequence[int], **settings: Unpack[WritingSettings]) -> Generation:
+        """Go on from ``prompt``; an empty one begins at ``<|endoftext|>``. The settings are those of the class.
 
         Raises ``ContextLengthError``, ``ConfigError`` or ``TokenizerError``, each in one line.
         """
-        return self.generate_many(
-            prompt,
-            num=1,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-            stop=stop,
-            slide=slide,
-        )[0]
+        return self.generate_many(prompt, num=1, **settings)[0]
 
     def generate_many(
-        self,
-        prompt: str | Sequence[int],
-        *,
-        num: int,
-        max_new_tokens: int = 128,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        repetition_penalty: float = 1.0,
-        seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        slide: bool = False,
+        self, prompt: str | Sequence[int], *, num: int, **settings: Unpack[WritingSettings]
     ) -> list[Generation]:
         """``num`` texts from one prompt, run together. The i-th is that of ``generate`` with seed + i."""
-        policy = SamplingPolicy(
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-        )
-        written = self._write(prompt, policy, max_new_tokens=max_new_tokens, num=num, stop=stop, slide=slide)
-        while True:
-            try:
-                next(written)
-            except StopIteration as end:
-                generations: list[Generation] = end.value
-                return generations
+        require_count("num", num)
+        return _result(self._write([self._prompt(prompt)] * num, **settings))
 
-    def stream(
+    def generate_batch(
         self,
-        prompt: str | Sequence[int],
+        prompts: Sequence[str | Sequence[int]],
         *,
-        max_new_tokens: int = 128,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        repetition_penalty: float = 1.0,
-        seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        slide: bool = False,
-    ) -> TextPieces:
+        batch: int = 8,
+        **settings: Unpack[WritingSettings],
+    ) -> list[Generation]:
+        """A text for each prompt, in their order. That of ``prompts[i]`` is that of ``generate`` with seed + i.
+
+        ``batch`` of them are written side by side, each with memory for its keys and values; when one ends, the next
+        prompt takes its place. Errors as ``generate``, before anything is written, and saying which prompt.
+        """
+        if isinstance(prompts, str):
+            raise ConfigError("prompts is one text; expected a list of prompts, or generate(prompt)")
+        ids = []
+        for number, prompt in enumerate(prompts, start=1):
+            try:
+                ids.append(self._prompt(prompt))
+            except GptwoError as error:
+                raise type(error)(f"prompt {number} of {len(prompts)}: {error}") from error
+        return _result(self._write(ids, batch=batch, **settings)) if ids else []
+
+    def stream(self, prompt: str | Sequence[int], **settings: Unpack[WritingSettings]) -> TextPieces:
         """``generate`` piece by piece: never half a character, never part of a stop string.
 
         Settings and prompt are checked at once; the model runs when pieces are asked for.
         """
-        policy = SamplingPolicy(
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-        )
         _ = self.tokenizer  # pieces of text need one
-        return TextPieces(
-            self._write(prompt, policy, max_new_tokens=max_new_tokens, num=1, stop=stop, slide=slide)
-        )
+        return TextPieces(self._write([self._prompt(prompt)], **settings))
 
     def logits(self, tokens: Sequence[int] | np.ndarray[Any, Any]) -> Float[np.ndarray, "T V"]:
         """The logits after each of T tokens, float32 (float64 when the model runs in that)."""
@@ -220,33 +177,40 @@ class LanguageModel:
             raise TokenizerError(f"{what} has no tokens; expected at least one")
         return checked
 
-    def _write(
-        self,
-        prompt: str | Sequence[int],
-        policy: SamplingPolicy,
-        *,
-        max_new_tokens: int,
-        num: int,
-        stop: str | Sequence[str] | None,
-        slide: bool,
-    ) -> Generator[tuple[int, str], None, list[Generation]]:
-        found = self._found_tokenizer()
-        stops = [stop] if isinstance(stop, str) else list(stop or ())
-        tokenizer = self.tokenizer if isinstance(prompt, str) or stops else found
-        ids: Sequence[int] = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        if not len(ids):
+    def _prompt(self, prompt: str | Sequence[int]) -> Tokens:
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        checked = require_tokens(ids, self.config.vocab_size)
+        if not len(checked):
+            tokenizer = self._found_tokenizer()
             if isinstance(tokenizer, TokenizerError) or tokenizer.eot_id is None:
                 raise TokenizerError(
                     "the prompt is empty and the tokenizer has no <|endoftext|> to begin from; expected a prompt"
                 )
-            ids = [tokenizer.eot_id]
+            checked = np.array([tokenizer.eot_id], dtype=np.int64)
+        require_room(len(checked), self.config.context, "the prompt")
+        return checked
+
+    def _write(
+        self,
+        prompts: Sequence[Tokens],
+        *,
+        batch: int | None = None,
+        max_new_tokens: int = 128,
+        stop: str | Sequence[str] | None = None,
+        slide: bool = False,
+        lookup: bool = False,
+        **sampling: Unpack[SamplingSettings],
+    ) -> Generator[tuple[int, str], None, list[Generation]]:
+        stops = [stop] if isinstance(stop, str) else list(stop or ())
+        tokenizer = self.tokenizer if stops else self._found_tokenizer()
         task = Task(
-            prompt=self._checked(ids, "the prompt"),
-            policy=policy,
+            prompts=prompts,
+            policy=SamplingPolicy(**sampling),
             max_new_tokens=max_new_tokens,
-            num=num,
+            batch=batch,
             stop=stops,
             slide=slide,
+            lookup=lookup,
         )
         return write(self._engine, tokenizer if isinstance(tokenizer, Tokenizer) else None, task)
 
@@ -258,3 +222,13 @@ class LanguageModel:
             except TokenizerError as error:
                 self._tokenizer = error
         return self._tokenizer
+
+
+def _result(written: Generator[tuple[int, str], None, list[Generation]]) -> list[Generation]:
+    """What ``written`` returns in the end."""
+    while True:
+        try:
+            next(written)
+        except StopIteration as end:
+            generations: list[Generation] = end.value
+            return generations

@@ -1,190 +1,114 @@
-"""The loop that writes: logits to a token, the token to text, until each row ends. No torch."""
+"""The loop that writes: slots of a session are given to texts, read, and given on when a text ends. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from collections import deque
+from collections.abc import Generator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gptwo.base.errors import CheckpointError, ConfigError
+from gptwo.base.errors import ConfigError
 from gptwo.infer import sampling
-from gptwo.infer.engine import Engine, Tokens
+from gptwo.infer.engine import Engine, Session
+from gptwo.infer.lookup import require_lookup
 from gptwo.infer.prompt import require_room
-from gptwo.infer.sampling import SamplingPolicy
-from gptwo.infer.stop import StopMatcher
-from gptwo.tokenizer.stream import TextStream
+from gptwo.infer.row import Row
+from gptwo.infer.task import Generation, Task
 from gptwo.tokenizer.tokenizer import Tokenizer
 
-FinishReason = Literal["stop", "length"]
-_NO_TOKENIZER = "the model folder has no tokenizer, so there is no text; read the tokens"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generation:
-    """What was written after a prompt.
-
-    text            the new text, without the stop string and ``<|endoftext|>``; "" when the model has no tokenizer
-    tokens          the new ids, up to and with the one that ended the text
-    logprobs        natural-log probability of each new id under the model itself: temperature 1, no penalty, no filter
-    finish_reason   "stop": ``<|endoftext|>`` or a stop string · "length": max_new_tokens, or the context is full
-    seed            what to pass as ``seed`` to get this again
-    prompt_tokens   ids that the model was given
-    notice          one line for the user when something was not as they may expect, else None
-    """
-
-    text: str
-    tokens: list[int]
-    logprobs: list[float]
-    finish_reason: FinishReason
-    seed: int
-    prompt_tokens: int
-    notice: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON types, under their own names."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """One prompt to go on from, ``num`` times, and how. Row i draws with seed + i.
-
-    Raises ``ConfigError`` for settings that cannot be. Without a tokenizer there is no text, and no stop string in it.
-    """
-
-    prompt: Tokens
-    policy: SamplingPolicy
-    max_new_tokens: int
-    num: int = 1
-    stop: Sequence[str] = ()
-    slide: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "num"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"{name}={value!r} is not possible; expected a whole number of at least 1")
-        StopMatcher(self.stop)
-        if self.policy.seed is not None:
-            replace(self.policy, seed=self.policy.seed + self.num - 1)  # the last row's must be possible too
-
-
-class _Row:
-    """One text being written."""
-
-    def __init__(self, task: Task, tokenizer: Tokenizer | None, seed: int) -> None:
-        self.seed = seed
-        self.tokens: list[int] = []
-        self.logprobs: list[float] = []
-        self.finish_reason: FinishReason | None = None
-        self._policy = task.policy
-        self._prompt = task.prompt
-        self._tokenizer = tokenizer
-        self._text = TextStream(tokenizer) if tokenizer is not None else None
-        self._matcher = StopMatcher(task.stop)
-        self._pieces: list[str] = []
-        self.notice = _NO_TOKENIZER if tokenizer is None else None
-
-    def context(self) -> Tokens:
-        """The prompt and all that was written after it."""
-        return np.concatenate([self._prompt, np.array(self.tokens, dtype=np.int64)])
-
-    def step(self, logits: np.ndarray[Any, Any]) -> str:
-        """Draw the next token; return the text that is final now, and set ``finish_reason`` when it ends here."""
-        if not np.isfinite(logits.max()):
-            raise CheckpointError(
-                f"the logits of new token {len(self.tokens) + 1} are not numbers; expected finite ones; "
-                "use --dtype fp32, and if they are so still, the weights are damaged: take another checkpoint"
-            )
-        drawable = logits
-        if self._tokenizer is not None and self._tokenizer.vocab_size < len(logits):
-            # Rows of a padded embedding have no text, so they are never drawn.
-            drawable = logits.copy()
-            drawable[self._tokenizer.vocab_size :] = -np.inf
-        token = sampling.choose(drawable, self.context(), self._policy, seed=self.seed, step=len(self.tokens))
-        self.tokens.append(token)
-        self.logprobs.append(float(sampling.log_probabilities(logits[None], np.array([token]))[0]))
-        if self._tokenizer is None or self._text is None:
-            return ""
-        if token == self._tokenizer.eot_id:
-            return self.finish("stop")
-        piece = self._matcher.push(self._text.push(token))
-        self._pieces.append(piece)
-        if self._matcher.stopped:
-            self.finish_reason = "stop"
-        return piece
-
-    def finish(self, reason: FinishReason) -> str:
-        """End here; return the text that was held back for what could have followed."""
-        rest = self._matcher.push(self._text.finish()) if self._text is not None else ""
-        rest += self._matcher.finish()
-        self.finish_reason = "stop" if self._matcher.stopped else reason
-        self._pieces.append(rest)
-        return rest
-
-    def generation(self) -> Generation:
-        """The row after it has ended."""
-        assert self.finish_reason is not None
-        return Generation(
-            text="".join(self._pieces),
-            tokens=self.tokens,
-            logprobs=self.logprobs,
-            finish_reason=self.finish_reason,
-            seed=self.seed,
-            prompt_tokens=len(self._prompt),
-            notice=self.notice,
-        )
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 def write(
     engine: Engine, tokenizer: Tokenizer | None, task: Task
 ) -> Generator[tuple[int, str], None, list[Generation]]:
-    """Run the task: yields (row, new final text) as it comes, and returns a ``Generation`` for every row.
+    """Run the task: yields (number of the text, new final text) for every token, and returns all ``Generation``s.
 
-    The prompt runs once, then all rows together; a row that has ended costs nothing more. When the context C is full
-    a row ends with "length", or with ``slide`` goes on from its last ⌈C/2⌉ tokens, whose keys and values are computed
-    anew because their positions change. The same seed gives the same text on every engine and beside any other rows,
-    as far as the logits agree. Raises ``ContextLengthError`` for a prompt longer than C, before the first token.
+    As many texts as the batch has slots run side by side, each as far as it is; a slot whose text has ended is given to
+    the next prompt. A prompt that several texts begin with at once is read once. When the context C is full a text ends
+    with "length", or with ``slide`` goes on from its last ⌈C/2⌉ tokens, whose keys and values are computed anew
+    because their positions change. The same seed gives the same text on every engine and beside any others, as far as
+    the logits agree.
+
+    Before the first token raises ``ContextLengthError`` for a prompt longer than C, and ``ConfigError`` for a bias of
+    an id that the model does not have and for ``lookup`` on an engine that cannot keep its promise.
     """
-    context = engine.config.context
-    require_room(len(task.prompt), context, "the prompt")
-    first_seed = task.policy.seed if task.policy.seed is not None else sampling.fresh_seed()
-    rows = [_Row(task, tokenizer, first_seed + i) for i in range(task.num)]
+    for prompt in task.prompts:
+        require_room(len(prompt), engine.config.context, "the prompt")
+    for token in task.policy.logit_bias or ():
+        if token >= engine.config.vocab_size:
+            raise ConfigError(
+                f"logit_bias has id {token}; expected ids of the model, 0 to {engine.config.vocab_size - 1}"
+            )
+    if task.lookup:
+        require_lookup(engine)
+    return _written(engine, tokenizer, task)
 
-    # The last token drawn is never fed back.
-    session = engine.start(rows=1, capacity=min(context, len(task.prompt) + task.max_new_tokens - 1))
-    logits_BV = np.repeat(session.prefill(task.prompt[None]), task.num, axis=0)
-    if task.num > 1:
-        session.select([0] * task.num)
-    live = list(range(task.num))
-    for count in range(1, task.max_new_tokens + 1):
-        for i, logits_V in zip(live, logits_BV, strict=True):
-            yield i, rows[i].step(logits_V)
-        going = [slot for slot, i in enumerate(live) if rows[i].finish_reason is None]
-        if not going or count == task.max_new_tokens:
-            break
-        if len(going) < len(live):
-            session.select(going)
-            live = [live[slot] for slot in going]
-        if session.length < context:
-            logits_BV = session.decode(np.array([rows[i].tokens[-1] for i in live]))
-            continue
-        kept = (context + 1) // 2
-        notice = (
-            f"past the context of {context} tokens: when it was full, its last {kept} were read again"
-            if task.slide
-            else f"the context of {context} tokens is full after {count} of {task.max_new_tokens} new tokens; "
-            "slide=True (--slide) goes on from its last half"
-        )
-        for i in live:
-            rows[i].notice = notice
-        if not task.slide:
-            break
-        session = engine.start(rows=len(live), capacity=context)
-        logits_BV = session.prefill(np.stack([rows[i].context()[-kept:] for i in live]))
-    for i in live:
-        if rows[i].finish_reason is None:
-            yield i, rows[i].finish("length")
+
+def _written(
+    engine: Engine, tokenizer: Tokenizer | None, task: Task
+) -> Generator[tuple[int, str], None, list[Generation]]:
+    context = engine.config.context
+    first_seed = task.policy.seed if task.policy.seed is not None else sampling.fresh_seed()
+    rows = [Row(task, i, tokenizer, first_seed + i) for i in range(len(task.prompts))]
+    session = engine.start(
+        slots=min(task.batch or len(rows), len(rows)),
+        # The last token drawn is never read.
+        capacity=min(context, max(map(len, task.prompts)) + task.max_new_tokens - 1),
+    )
+    waiting = deque(rows)
+    live: dict[int, Row] = {}
+    free = list(range(len(session.lengths)))
+    while waiting or live:
+        while waiting and free:
+            live[free.pop(0)] = waiting.popleft()
+        for slot, logits_TV in _read(session, live).items():
+            row = live[slot]
+            before = row.written
+            for piece in row.take(logits_TV):
+                yield row.number, piece
+            # The slot has read the guesses too, and those that were wrong are not part of the text.
+            held = int(session.lengths[slot]) - (len(row.guess) - (row.written - before - 1))
+            if row.finish_reason is None and held == context and not task.slide:
+                yield row.number, row.end_full(context)
+            if row.finish_reason is not None:
+                session.truncate(slot, 0)
+                del live[slot]
+                free.append(slot)
+            elif held == context:
+                session.truncate(slot, 0)
+                row.slide(context)
+            else:
+                session.truncate(slot, held)
+                row.go_on(context - held)
     return [row.generation() for row in rows]
+
+
+def _read(session: Session, live: Mapping[int, Row]) -> dict[int, Float[np.ndarray, "T V"]]:
+    """Read to each slot what its row has unread; the logits after it, and after each guess in it, in order of slots."""
+    texts = {slot: live[slot].unread for slot in sorted(live)}
+    lengths = session.lengths
+    # A text that several empty slots are to read is read once.
+    readers: dict[bytes, int] = {}
+    for slot, text in texts.items():
+        if lengths[slot] == 0:
+            readers.setdefault(text.tobytes(), slot)
+    logits: dict[int, Float[np.ndarray, "T V"]] = {}
+    if readers:
+        begun = list(readers.values())
+        logits_nV = session.prefill(begun, [texts[slot] for slot in begun])
+        logits.update(zip(begun, logits_nV[:, None], strict=True))
+        for slot, text in texts.items():
+            if lengths[slot] == 0 and slot not in logits:
+                reader = readers[text.tobytes()]
+                session.copy(reader, slot)
+                logits[slot] = logits[reader]
+    going = [slot for slot in texts if slot not in logits]
+    if any(len(texts[slot]) > 1 for slot in going):
+        logits.update(zip(going, session.verify(going, [texts[slot] for slot in going]), strict=True))
+    elif going:
+        logits_nV = session.decode(going, np.concatenate([texts[slot] for slot in going]))
+        logits.update(zip(going, logits_nV[:, None], strict=True))
+    return {slot: logits[slot] for slot in texts}

@@ -10,8 +10,9 @@ import numpy as np
 
 from gptwo.base.errors import ConfigError, TokenizerError
 from gptwo.config import TrainConfig
-from gptwo.infer.generate import Task, write
+from gptwo.infer.generate import write
 from gptwo.infer.sampling import SamplingPolicy
+from gptwo.infer.task import Task
 from gptwo.infer.torch_engine import TorchEngine
 from gptwo.model import GPT2
 from gptwo.tokenizer import Tokenizer
@@ -51,7 +52,7 @@ def sample_text(model: GPT2, tokenizer: Tokenizer, prompt: str, tokens: int) -> 
     ids = np.array(tokenizer.encode(prompt, allow_special=True), dtype=np.int64)
     if not len(ids):
         ids = np.array([tokenizer.eot_id or 0], dtype=np.int64)
-    task = Task(prompt=ids[-model.config.context :], policy=_POLICY, max_new_tokens=tokens)
+    task = Task(prompts=[ids[-model.config.context :]], policy=_POLICY, max_new_tokens=tokens)
     pieces = [piece for _, piece in write(TorchEngine(model, device=device), tokenizer, task)]
     model.train(was_training)
     return prompt + "".join(pieces)

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from gptwo.base.errors import CheckpointError, ConfigError, ContextLengthError
 from gptwo.config import GPT2Config
 from gptwo.infer import sampling
 from gptwo.infer.engine import Engine, load_engine
-from gptwo.infer.generate import Generation, Task, write
+from gptwo.infer.generate import write
 from gptwo.infer.sampling import SamplingPolicy
+from gptwo.infer.task import Generation, Task
 from gptwo.tokenizer import Tokenizer, build_byte
 from random_checkpoint import write_random_checkpoint
 from scripted_engine import ScriptedEngine, script
@@ -34,17 +36,24 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     return load_engine(folder, engine="torch", device="cpu", dtype="fp64")
 
 
-def written(
-    engine: Engine, prompt: Sequence[int], *, tokenizer: Tokenizer | None = BYTES, **settings: Any
+def batch_written(
+    engine: Engine, prompts: Sequence[Sequence[int]], *, tokenizer: Tokenizer | None = BYTES, **settings: Any
 ) -> tuple[list[tuple[int, str]], list[Generation]]:
     settings = {"policy": CERTAINLY, "max_new_tokens": 100} | settings
-    run = write(engine, tokenizer, Task(prompt=np.array(prompt), **settings))
+    task = Task(prompts=[np.array(prompt) for prompt in prompts], **settings)
+    run = write(engine, tokenizer, task)
     pieces: list[tuple[int, str]] = []
     while True:
         try:
             pieces.append(next(run))
         except StopIteration as end:
             return pieces, end.value
+
+
+def written(
+    engine: Engine, prompt: Sequence[int], *, num: int = 1, **settings: Any
+) -> tuple[list[tuple[int, str]], list[Generation]]:
+    return batch_written(engine, [prompt] * num, **settings)
 
 
 def one(engine: Engine, prompt: Sequence[int], **settings: Any) -> Generation:
@@ -67,7 +76,7 @@ def test_max_new_tokens_ends_it() -> None:
     engine = ScriptedEngine(script(1, b"hello"))
     generation = one(engine, [1], max_new_tokens=3)
     assert (generation.text, generation.tokens, generation.finish_reason) == ("hel", [*b"hel"], "length")
-    assert len(engine.batches) == 3, "the last token was fed back for nothing"
+    assert engine.passes == [[1]] * 3, "the last token was read for nothing"
 
 
 def test_a_stop_string_over_several_tokens_ends_it_and_is_cut() -> None:
@@ -90,7 +99,7 @@ def test_a_character_over_several_tokens_comes_whole() -> None:
 
 def test_a_character_that_never_becomes_whole_is_shown_as_such_at_the_end() -> None:
     pieces, (generation,) = written(ScriptedEngine(script(1, "a😀".encode())), [1], max_new_tokens=3)
-    assert [piece for _, piece in pieces] == ["a", "", "", "\ufffd"]
+    assert [piece for _, piece in pieces] == ["a", "", "\ufffd"]
     assert generation.text == "a\ufffd"
 
 
@@ -101,11 +110,11 @@ def test_without_a_tokenizer_tokens_are_written_and_the_notice_says_so() -> None
     assert "no tokenizer" in generation.notice
 
 
-# --- Several rows -----------------------------------------------------------------------------------------------------
+# --- Several texts ----------------------------------------------------------------------------------------------------
 
 
-def test_rows_end_on_their_own_and_cost_nothing_after() -> None:
-    # The first byte of each row is drawn evenly, and says how many more there are.
+def test_texts_of_one_prompt_end_on_their_own_and_cost_nothing_after() -> None:
+    # The first byte of each text is drawn evenly, and says how many more there are.
     class Uneven(ScriptedEngine):
         def after(self, tokens: list[int]) -> np.ndarray:
             if len(tokens) > 1:
@@ -118,13 +127,53 @@ def test_rows_end_on_their_own_and_cost_nothing_after() -> None:
     pieces, generations = written(engine, [1], num=6)
     assert {g.text for g in generations} == {"1x", "2xx", "3xxx"}
     lengths = [int(g.text[0]) for g in generations]
-    assert engine.batches == [1, 6, 6, sum(n >= 2 for n in lengths), sum(n >= 3 for n in lengths)]
-    for row, generation in enumerate(generations):
-        assert "".join(piece for i, piece in pieces if i == row) == generation.text
+    slots = [1, 6, 6, sum(n >= 2 for n in lengths), sum(n >= 3 for n in lengths)]
+    assert [len(tokens) for tokens in engine.passes] == slots, "the prompt is read once"
+    for number, generation in enumerate(generations):
+        assert "".join(piece for i, piece in pieces if i == number) == generation.text
         assert generation.finish_reason == "stop"
 
 
-def test_row_i_is_the_text_of_seed_plus_i_alone(engine: Engine) -> None:
+def count_down(tokens: list[int]) -> int:
+    """A prompt of one digit is followed by those below it, and the end."""
+    return tokens[-1] - 1 if tokens[-1] > ord("0") else EOT
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 7, 20])
+def test_a_slot_that_is_free_is_given_to_the_next_prompt(batch: int) -> None:
+    engine = ScriptedEngine(count_down)
+    pieces, generations = batch_written(engine, [[digit] for digit in b"5190273"], batch=batch)
+    assert [g.text for g in generations] == ["43210", "0", "876543210", "", "10", "6543210", "210"]
+    for number, generation in enumerate(generations):
+        assert "".join(piece for i, piece in pieces if i == number) == generation.text
+    # A token of a text costs its slot one pass, and what waits or has ended costs none.
+    assert sum(len(counts) for counts in engine.passes) == sum(len(g.tokens) for g in generations)
+    assert max(len(counts) for counts in engine.passes) == min(batch, 7)
+
+
+def test_no_slot_is_left_without_a_text_while_one_waits() -> None:
+    pieces, _ = batch_written(ScriptedEngine(count_down), [[digit] for digit in b"5190273"], batch=2)
+    in_turn = [(0, 1), (0, 1), (0, 2), (0, 2), (0, 2), (0, 2), (3, 2), (4, 2)]
+    assert [number for number, _ in pieces[:16]] == [number for pair in in_turn for number in pair]
+
+
+def test_prompts_of_several_lengths_are_written_side_by_side(engine: Engine) -> None:
+    prompts = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10], [1, 2, 3], [11, 12]]
+    policy = SamplingPolicy(seed=5, temperature=1.5, repetition_penalty=1.2, frequency_penalty=0.3)
+    for batch in (1, 2, 5):
+        _, together = batch_written(engine, prompts, policy=policy, max_new_tokens=9, batch=batch, slide=True)
+        for i, (prompt, generation) in enumerate(zip(prompts, together, strict=True)):
+            alone = one(engine, prompt, policy=replace(policy, seed=5 + i), max_new_tokens=9, slide=True)
+            assert (alone.tokens, alone.text, alone.notice) == (
+                generation.tokens,
+                generation.text,
+                generation.notice,
+            )
+            assert (generation.seed, generation.prompt_tokens) == (5 + i, len(prompt))
+            FLOAT64.assert_close(alone.logprobs, generation.logprobs)
+
+
+def test_text_i_is_that_of_seed_plus_i_alone(engine: Engine) -> None:
     policy = SamplingPolicy(seed=5, temperature=1.5, repetition_penalty=1.2)
     _, together = written(engine, [1, 2, 3], num=4, policy=policy, max_new_tokens=9)
     assert len({tuple(g.tokens) for g in together}) == 4
@@ -186,7 +235,9 @@ def test_sliding_equals_windows_that_are_run_whole(engine: Engine) -> None:
         window, everything, tokens = [7, 8], [7, 8], []
         for step in range(40):
             logits = engine.logits(np.array(window))[-1]
-            token = sampling.choose(logits, np.array(everything), policy, seed=3 + row, step=step)
+            token = sampling.choose(
+                logits, np.array(everything), policy, prompt_tokens=2, seed=3 + row, step=step
+            )
             tokens.append(token)
             everything.append(token)
             window = everything[-6:] if len(window) == 12 else [*window, token]
@@ -245,19 +296,26 @@ def test_ids_beyond_the_tokenizers_are_never_drawn() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["max_new_tokens", "num"])
-@pytest.mark.parametrize("value", [0, -3, 2.0, True, None])
+@pytest.mark.parametrize("name", ["max_new_tokens", "batch"])
+@pytest.mark.parametrize("value", [0, -3, 2.0, True])
 def test_counts_that_cannot_be_are_refused(name: str, value: object) -> None:
     settings: dict[str, Any] = {"max_new_tokens": 1, name: value}
     with pytest.raises(ConfigError, match=rf"^{name}=[^\n]+ is not possible; expected [^\n]+$"):
-        Task(prompt=np.array([1]), policy=CERTAINLY, **settings)
+        Task(prompts=[np.array([1])], policy=CERTAINLY, **settings)
 
 
-def test_the_last_rows_seed_must_be_possible_too() -> None:
+def test_the_last_texts_seed_must_be_possible_too() -> None:
     policy = SamplingPolicy(seed=2**63 - 2)
-    Task(prompt=np.array([1]), policy=policy, max_new_tokens=1, num=2)
+    Task(prompts=[np.array([1])] * 2, policy=policy, max_new_tokens=1)
     with pytest.raises(ConfigError, match=rf"^seed={2**63} is not possible; [^\n]+$"):
-        Task(prompt=np.array([1]), policy=policy, max_new_tokens=1, num=3)
+        Task(prompts=[np.array([1])] * 3, policy=policy, max_new_tokens=1)
+
+
+def test_a_bias_of_an_id_that_the_model_does_not_have_is_refused() -> None:
+    engine = ScriptedEngine(script(1, b"ab"))
+    assert one(engine, [1], max_new_tokens=1, policy=SamplingPolicy(logit_bias={256: 200.0})).tokens == [256]
+    with pytest.raises(ConfigError, match=r"^logit_bias has id 257; expected ids of the model, 0 to 256$"):
+        one(engine, [1], policy=SamplingPolicy(logit_bias={257: 1.0}))
 
 
 def test_a_generation_is_json() -> None:

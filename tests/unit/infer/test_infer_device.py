@@ -13,9 +13,10 @@ from torch import Tensor
 from fake_cuda import fake_cuda
 from gptwo.config import GPT2Config
 from gptwo.infer import torch_engine
-from gptwo.infer.generate import Task, write
-from gptwo.infer.kv_cache import KVCache
+from gptwo.infer.generate import write
+from gptwo.infer.kv_cache import CacheRows
 from gptwo.infer.sampling import SamplingPolicy
+from gptwo.infer.task import Task
 from gptwo.infer.torch_engine import TorchEngine
 from gptwo.model.gpt2 import GPT2
 
@@ -41,9 +42,11 @@ def engine(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> TorchEngine
 
 
 def write_past_the_context(engine: TorchEngine) -> list[int]:
-    """Prefill, decode, the selection of rows, a full cache and a slide."""
+    """Prefill, its copies, decoding of slots of one length and of several, a full cache and a slide."""
     policy = SamplingPolicy(seed=0, top_p=0.9)
-    task = Task(prompt=np.arange(4), policy=policy, max_new_tokens=14, num=3, slide=True)
+    # In pairs: of a tensor with one element, a single token, this torch asks for the number itself.
+    prompts = [np.arange(4), np.arange(4), np.arange(7), np.arange(7)]
+    task = Task(prompts=prompts, policy=policy, max_new_tokens=14, slide=True)
     written = write(engine, None, task)
     while True:
         try:
@@ -53,14 +56,22 @@ def write_past_the_context(engine: TorchEngine) -> list[int]:
 
 
 def test_writing_keeps_every_tensor_on_the_device(engine: TorchEngine) -> None:
-    assert write_past_the_context(engine) == [14, 14, 14]
+    assert write_past_the_context(engine) == [14] * 4
 
 
 def test_prefill_in_chunks_and_all_logits_stay_on_the_device(engine: TorchEngine) -> None:
-    session = engine.start(rows=2, capacity=9)
-    session.prefill(np.ones((2, 3), dtype=np.int64))
-    assert session.prefill(np.ones((2, 4), dtype=np.int64)).shape == (2, 13)
-    assert session.decode(np.ones(2, dtype=np.int64)).shape == (2, 13)
+    session = engine.start(slots=4, capacity=9)
+    session.prefill([0, 1], [np.ones(3, dtype=np.int64)] * 2)
+    assert session.prefill([0, 1], [np.ones(4, dtype=np.int64)] * 2).shape == (2, 13)
+    assert session.decode([0, 1], np.ones(2, dtype=np.int64)).shape == (2, 13)
+    session.copy(1, 3)
+    session.truncate(1, 2)
+    for slots in ([0, 3], [3, 1], [1, 2, 3]):  # apart and of one length, of several lengths, and an empty one
+        session.truncate(3, 7)
+        session.truncate(0, 7)
+        assert [logits.shape for logits in session.verify(slots, [np.arange(2)] * len(slots))] == [
+            (2, 13)
+        ] * len(slots)
     assert engine.logits(np.arange(5)).shape == (5, 13)
     scores = engine.score([np.arange(5), np.arange(11)], [4, 3])
     assert [(scored.log_probs.shape, scored.greedy.shape) for scored in scores] == [
@@ -74,24 +85,24 @@ def test_a_planted_cpu_arange_in_the_model_is_caught(
 ) -> None:
     """The commonest failure of all: positions made on the CPU while the model is on the GPU."""
 
-    def residual(self: GPT2, tokens: Tensor, *, cache: KVCache) -> Tensor:
+    def residual(self: GPT2, tokens: Tensor, *, cache: CacheRows) -> Tensor:
         positions = torch.arange(tokens.shape[1], device="cpu")
         return self.token_embedding(tokens) + self.position_embedding(positions)
 
     monkeypatch.setattr(GPT2, "residual", residual)
     with pytest.raises(RuntimeError, match=r"cpu.*cuda|cuda.*cpu"):
-        engine.start(rows=1, capacity=4).prefill(np.arange(4)[None])
+        engine.start(slots=1, capacity=4).prefill([0], [np.arange(4)])
 
 
 def test_a_planted_cpu_arange_in_the_cache_is_caught(
     engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    append = KVCache.append
+    append = CacheRows.append
 
-    def append_with_cpu_positions(self: KVCache, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def append_with_cpu_positions(self: CacheRows, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         k_BHSK, v_BHSK = append(self, layer, k, v)
         return k_BHSK + torch.arange(k_BHSK.shape[2], device="cpu")[:, None], v_BHSK
 
-    monkeypatch.setattr(KVCache, "append", append_with_cpu_positions)
+    monkeypatch.setattr(CacheRows, "append", append_with_cpu_positions)
     with pytest.raises(RuntimeError, match=r"cpu.*cuda|cuda.*cpu"):
         write_past_the_context(engine)

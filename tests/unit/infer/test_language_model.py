@@ -178,6 +178,65 @@ def test_many_are_those_of_the_following_seeds(model: LanguageModel) -> None:
     assert len({g.text for g in many}) == 3
 
 
+def test_a_batch_is_its_prompts_alone_with_the_following_seeds(model: LanguageModel) -> None:
+    prompts = ["hello", "a", [104, 105], "", "hello", "xyz"]
+    settings = {"max_new_tokens": 9, "temperature": 0.9, "stop": "q", "presence_penalty": 0.5}
+    alone = [model.generate(prompt, seed=4 + i, **settings) for i, prompt in enumerate(prompts)]
+    for batch in (1, 4, 100):
+        together = model.generate_batch(prompts, seed=4, batch=batch, **settings)
+        assert [g.tokens for g in together] == [g.tokens for g in alone]
+        assert [(g.seed, g.prompt_tokens) for g in together] == [(g.seed, g.prompt_tokens) for g in alone]
+    assert model.generate_batch([]) == []
+
+
+@pytest.mark.parametrize(
+    ("prompts", "error", "message"),
+    [
+        (["a", "x" * 25], ContextLengthError, r"prompt 2 of 2: the prompt has 25 tokens; .* 24; .*"),
+        ([[1], [2], [257]], TokenizerError, r"prompt 3 of 3: token 257 at position 0 is not .*"),
+        ([1, 2], TokenizerError, r"prompt 1 of 2: got tokens of type int64 and shape \(\); .*"),
+        ("hello", ConfigError, r"prompts is one text; expected a list of prompts, or generate\(prompt\)"),
+    ],
+)
+def test_prompts_that_cannot_be_are_one_line_and_named(
+    model: LanguageModel, prompts: list[str], error: type[GptwoError], message: str
+) -> None:
+    with pytest.raises(error, match=rf"^{message}$"):
+        model.generate_batch(prompts)
+
+
+@pytest.mark.parametrize(("name", "value"), [("num", 0), ("num", 1.0), ("batch", 0), ("batch", True)])
+def test_counts_that_cannot_be_are_one_line(model: LanguageModel, name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name}={value} is not possible; expected [^\n]+$"):
+        model.generate_many("a", num=value) if name == "num" else model.generate_batch(["a"], batch=value)  # type: ignore[arg-type]
+
+
+def test_penalties_and_biases_reach_the_policy(model: LanguageModel) -> None:
+    greedy = {"max_new_tokens": 12, "temperature": 0.0}
+    plain = model.generate("hello", **greedy).tokens
+    for settings in (
+        {"presence_penalty": 100.0},
+        {"frequency_penalty": 100.0},
+    ):
+        tokens = model.generate("hello", **greedy, **settings).tokens
+        assert len(set(tokens)) == len(tokens) > len(set(plain))
+    assert model.generate("hello", **greedy, logit_bias={33: 1000}).tokens == [33] * 12
+
+
+def test_a_setting_that_there_is_not_is_a_type_error(model: LanguageModel) -> None:
+    with pytest.raises(TypeError, match="temprature"):
+        model.generate("hello", temprature=1.0)  # type: ignore[call-arg]
+
+
+def test_lookup_is_refused_where_it_could_change_the_text(model: LanguageModel) -> None:
+    message = (
+        r"^lookup=True needs [^\n]+ torch on cpu in float64 does not promise that: [^\n]+; leave out [^\n]+$"
+    )
+    for ask in (model.generate, model.stream):
+        with pytest.raises(ConfigError, match=message):
+            ask("hello", lookup=True)
+
+
 def test_one_stop_string_may_be_given_alone(model: LanguageModel) -> None:
     whole = model.generate("hello", max_new_tokens=9, seed=4)
     stop = whole.text[3]
