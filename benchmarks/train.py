@@ -43,7 +43,7 @@ BPE_ADAMW: dict[str, Any] = {
     "warmup_steps": 30,
 }
 # AdamW learns at the best of these, each tried with the first seed.
-BPE_ADAMW_RATES = (4e-4, 6e-4, 1e-3)
+BPE_ADAMW_RATES = (6e-4, 1e-3, 1.6e-3, 2.4e-3)
 BPE_MUON: dict[str, Any] = {"optimizer": "muon"}
 
 # Steps that tell how long one takes, inside the clock: they are the first of the run. The first of them warms up.
