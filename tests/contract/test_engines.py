@@ -14,7 +14,8 @@ import torch
 
 from gptwo.base.errors import ContextLengthError
 from gptwo.config import GPT2Config
-from gptwo.infer.engine import ENGINES, Engine, Session, load_engine
+from gptwo.infer.engine import Engine, Session
+from gptwo.infer.engines import ENGINES, load_engine
 from gptwo.model import equations
 from random_checkpoint import random_weights, write_random_checkpoint
 from scripted_engine import ScriptedEngine, ScriptedSession
@@ -25,8 +26,8 @@ CONFIG = GPT2Config(n_layer=3, n_head=3, n_embd=21, context=19, vocab_size=37, n
 C, V = CONFIG.context, CONFIG.vocab_size
 
 # What each engine computes in, of what is tested here.
-DTYPES = {"torch": ("fp32", "fp64")}
-BATCH_INVARIANT: set[str] = set()
+DTYPES = {"native": ("fp32", "bf16", "int8", "int4"), "torch": ("fp32", "fp64")}
+BATCH_INVARIANT = {"native"}
 # Of those that are near the equations. Others have a budget instead.
 TOLERANCES = {
     "fp32": Tolerance(atol=5e-5, rtol=1e-5, why="fp32 over 3 layers, logits near 10; sums in another order"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,11 +21,28 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """How the model runs; ``load`` reads these."""
     add_device(parser)
-    parser.add_argument("--dtype", help="fp32, bf16, fp16 or fp64 (default: as stored)")
+    parser.add_argument(
+        "--engine", default="auto", help="auto, native (the CPU's own) or torch (default: auto)"
+    )
+    parser.add_argument(
+        "--dtype",
+        help="fp32 or bf16; int8 or int4 on the native engine; fp16 or fp64 on torch (default: as stored)",
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: its physical cores)")
 
 
 def load(arguments: argparse.Namespace) -> LanguageModel:
     """The model of ``add_model`` as ``add_engine`` says; errors as ``gptwo.load``."""
     import gptwo
 
-    return gptwo.load(arguments.model, device=arguments.device, dtype=arguments.dtype)
+    model = gptwo.load(
+        arguments.model,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        engine=arguments.engine,
+        threads=arguments.threads,
+    )
+    # Who asked for a device or a dtype knows why.
+    if model.engine_reason and arguments.device == "auto" and arguments.dtype is None:
+        print(f"note: on torch: {model.engine_reason}", file=sys.stderr)
+    return model

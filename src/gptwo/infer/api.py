@@ -11,7 +11,8 @@ import numpy as np
 from gptwo.base.errors import ConfigError, GptwoError, TokenizerError
 from gptwo.checkpoint.resolve import resolve_model
 from gptwo.config import GPT2Config
-from gptwo.infer.engine import Engine, Tokens, load_engine
+from gptwo.infer.engine import Engine, Tokens
+from gptwo.infer.engines import choose_engine, load_engine
 from gptwo.infer.generate import write
 from gptwo.infer.prompt import require_room, require_tokens
 from gptwo.infer.sampling import SamplingPolicy, log_probabilities
@@ -24,21 +25,27 @@ if TYPE_CHECKING:
 
 
 def load(
-    path: str | Path, device: str = "auto", dtype: str | None = None, *, engine: str = "auto"
+    path: str | Path,
+    device: str = "auto",
+    dtype: str | None = None,
+    *,
+    engine: str = "auto",
+    threads: int | None = None,
 ) -> LanguageModel:
     """The model in a checkpoint folder, a run of ``gptwo train`` (its newest checkpoint), or on the hub.
 
     device   "auto" | "cpu" | "cuda[:n]" | "mps"
-    dtype    "fp32" | "bf16" | "fp16" | "fp64"; None is as stored
-    engine   "auto" | "torch"; what was chosen is in ``.description``
+    dtype    "fp32" | "bf16" | on the native engine "int8" | "int4" | on torch "fp16" | "fp64"; None is as stored
+    engine   "auto" | "native" | "torch"; auto is native on a CPU, and where it cannot be, ``.description`` says why
+    threads  of the CPU; None for the physical cores (of torch: what it has)
 
     Raises ``CheckpointError``, ``DeviceError`` or ``ConfigError``, each in one line.
     """
     folder = resolve_model(path)
-    return LanguageModel(
-        load_engine(folder, engine=engine, device=str(device), dtype=None if dtype is None else str(dtype)),
-        folder,
-    )
+    place, kind = str(device), None if dtype is None else str(dtype)
+    name, reason = choose_engine(folder, engine=engine, device=place, dtype=kind)
+    loaded = load_engine(folder, engine=name, device=place, dtype=kind, threads=threads)
+    return LanguageModel(loaded, folder, engine_reason=reason)
 
 
 class TextPieces(Iterator[str]):
@@ -81,7 +88,9 @@ class LanguageModel:
     The equations of sampling and their order are in ``infer/sampling.py``.
     """
 
-    def __init__(self, engine: Engine, folder: Path) -> None:
+    def __init__(self, engine: Engine, folder: Path, *, engine_reason: str | None = None) -> None:
+        self.engine_reason = engine_reason
+        """Why ``engine="auto"`` did not take the native engine, in a line; None where it did, or was not asked."""
         self._engine = engine
         self._folder = folder
         self._tokenizer: Tokenizer | TokenizerError | None = None
@@ -103,8 +112,8 @@ class LanguageModel:
 
     @property
     def description(self) -> str:
-        """What runs it: ``"torch on cpu in float32"``."""
-        return self._engine.description
+        """What runs it: ``"native on cpu in fp32 (avx2, 2 threads)"``, and why, where ``auto`` chose torch."""
+        return self._engine.description + (f"; {self.engine_reason}" if self.engine_reason else "")
 
     @property
     def tokenizer(self) -> Tokenizer:

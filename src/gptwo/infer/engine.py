@@ -1,22 +1,17 @@
-"""What generation needs from whatever runs the model, and the table of those that can. No torch here."""
+"""What generation needs from whatever runs the model. Those that can stand in ``engines``. No torch here."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gptwo.base.errors import ConfigError
 from gptwo.config import GPT2Config
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
-
-_log = logging.getLogger(__name__)
 
 Tokens = NDArray[np.int64]
 
@@ -86,32 +81,3 @@ class Engine(Protocol):
         What is computed follows from the rows alone: no logits leave the device, and V of them for each of all
         predicted tokens are never held at once. ``ContextLengthError`` past C + 1 tokens.
         """
-
-
-# folder, device ("auto" | "cpu" | "cuda[:n]" | "mps"), dtype (a name such as "fp32"; None is as stored)
-EngineFactory = Callable[[Path, str, str | None], Engine]
-
-
-def _load_torch_engine(folder: Path, device: str, dtype: str | None) -> Engine:
-    from gptwo.infer.torch_engine import TorchEngine
-
-    return TorchEngine.load(folder, device=device, dtype=dtype)
-
-
-# ``auto`` takes the first. The contract test runs over this table: an engine is tested by being here.
-ENGINES: dict[str, EngineFactory] = {"torch": _load_torch_engine}
-
-
-def load_engine(
-    folder: Path, *, engine: str = "auto", device: str = "auto", dtype: str | None = None
-) -> Engine:
-    """The model in ``folder``, on the engine of that name. What ``auto`` chose is in ``description`` and the log.
-
-    Raises ``ConfigError`` for an unknown name, and what the engine raises for a device, dtype or folder.
-    """
-    if engine != "auto" and engine not in ENGINES:
-        raise ConfigError(f"there is no engine {engine!r}; expected auto or one of {', '.join(ENGINES)}")
-    name = next(iter(ENGINES)) if engine == "auto" else engine
-    loaded = ENGINES[name](folder, device, dtype)
-    _log.info("engine=%s device=%s dtype=%s: %s", engine, device, dtype, loaded.description)
-    return loaded

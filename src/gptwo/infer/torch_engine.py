@@ -16,6 +16,7 @@ from gptwo.checkpoint.weights import load_model
 from gptwo.config import GPT2Config
 from gptwo.infer.engine import Scores, Tokens
 from gptwo.infer.kv_cache import CacheRows, KVCache
+from gptwo.infer.task import require_count
 from gptwo.model import products
 from gptwo.model.gpt2 import GPT2
 
@@ -105,9 +106,15 @@ class TorchEngine:
         self._dtype = model.token_embedding.weight.dtype
 
     @classmethod
-    def load(cls, folder: Path, *, device: str, dtype: str | None) -> TorchEngine:
-        """The model in ``folder``; ``dtype`` None keeps the stored one. ``DeviceError``, ``ConfigError`` for names."""
+    def load(cls, folder: Path, *, device: str, dtype: str | None, threads: int | None) -> TorchEngine:
+        """The model in ``folder``; ``dtype`` None keeps the stored one. ``DeviceError``, ``ConfigError`` for names.
+
+        ``threads`` are those of all of torch in this process; None leaves them as they are.
+        """
         place = resolve_device(device)
+        if threads is not None:
+            require_count("threads", threads)
+            torch.set_num_threads(threads)
         model = load_model(folder, device=place, dtype=parse_dtype(dtype) if dtype is not None else None)
         return cls(model, device=place)
 

@@ -14,7 +14,8 @@ import pytest
 from gptwo.base.errors import CheckpointError, ConfigError, ContextLengthError
 from gptwo.config import GPT2Config
 from gptwo.infer import sampling
-from gptwo.infer.engine import Engine, load_engine
+from gptwo.infer.engine import Engine
+from gptwo.infer.engines import load_engine
 from gptwo.infer.generate import write
 from gptwo.infer.sampling import SamplingPolicy
 from gptwo.infer.task import Generation, Task

@@ -81,24 +81,25 @@ def test_a_folder_of_transformers_gives_its_logits(folder: Path, theirs: GPT2LMH
     assert logits.dtype == np.float32
     near = Tolerance(atol=1e-4, rtol=1e-5, why="fp32 on both sides, logits near 10, sums in another order")
     near.assert_close(logits, theirs(torch.tensor([tokens])).logits[0])
-    assert model.description == "torch on cpu in float32"
+    assert model.description.startswith("native on cpu in fp32 (")
     assert model.config.context == 24
 
 
 @pytest.mark.parametrize(
     ("dtype", "runs_in"),
     [
-        (None, "float32"),
-        ("fp32", "float32"),
-        ("bf16", "bfloat16"),
-        ("fp16", "float16"),
-        ("float64", "float64"),
-        ("torch.bfloat16", "bfloat16"),
+        (None, "native on cpu in fp32 ("),
+        ("fp32", "native on cpu in fp32 ("),
+        ("bf16", "native on cpu in bf16 ("),
+        ("int4", "native on cpu in int4 ("),
+        ("fp16", "torch on cpu in float16; "),
+        ("float64", "torch on cpu in float64; "),
+        ("torch.bfloat16", "native on cpu in bf16 ("),
     ],
 )
 def test_dtypes_by_name(folder: Path, dtype: str | None, runs_in: str) -> None:
     model = gptwo.load(folder, device="cpu", dtype=dtype)
-    assert model.description == f"torch on cpu in {runs_in}"
+    assert model.description.startswith(runs_in)
     assert len(model.generate("ab", max_new_tokens=2, seed=0).tokens) == 2
 
 

@@ -344,12 +344,14 @@ struct Query {
 
 // p = K q for the 32 keys of a block, i ascending.
 template <int R, class T>
-void scores(const Cache& cache, const char* unit, Query* queries) {
+void scores(const Cache& cache, const char* unit, const char* next, Query* queries) {
     const T* keys = reinterpret_cast<const T*>(unit + cache.scales_bytes());
     F acc[R][NV];
     for (int r = 0; r < R; ++r)
         for (int v = 0; v < NV; ++v) acc[r][v] = zero();
     for (int64_t i = 0; i < cache.head_width; ++i) {
+        for (int line = 0; line < int(BLOCK * sizeof(T)); line += 64)
+            __builtin_prefetch(next + i * BLOCK * sizeof(T) + line);
         F key[NV];
         for (int v = 0; v < NV; ++v) key[v] = load(keys + i * BLOCK + v * W);
         for (int r = 0; r < R; ++r) {
@@ -387,16 +389,19 @@ void exponentials(const char* unit, Query& query, int64_t n) {
 
 // mix = decay mix + p V over the first n values of a block, s ascending.
 template <int R, class T>
-void mix_values(const Cache& cache, const char* unit, Query* queries, int64_t n) {
+void mix_values(const Cache& cache, const char* unit, const char* next, Query* queries, int64_t n) {
     constexpr int WIDE = W >= 16 ? 4 : W == 8 ? 2 : 4;  // vectors at a time; 16 values, or 64
     const int64_t padded = cache.padded_width();
     const T* values = reinterpret_cast<const T*>(unit + cache.scales_bytes()) + cache.head_width * BLOCK;
+    const T* next_values = reinterpret_cast<const T*>(next + cache.scales_bytes()) + cache.head_width * BLOCK;
     const auto columns = [&](int64_t d, auto wide) {
         constexpr int N = decltype(wide)::value;
         F acc[R][N];
         for (int r = 0; r < R; ++r)
             for (int v = 0; v < N; ++v) acc[r][v] = mul(load(queries[r].mix + d + v * W), set1(queries[r].decay));
         for (int64_t s = 0; s < n; ++s) {
+            for (int line = 0; line < int(N * W * sizeof(T)); line += 64)
+                __builtin_prefetch(next_values + s * padded + d + line / sizeof(T));
             F value[N];
             for (int v = 0; v < N; ++v) value[v] = load(values + s * padded + d + v * W);
             for (int r = 0; r < R; ++r) {
@@ -429,18 +434,21 @@ void attend_as(const Cache& cache, const Queries& in, float* out, int64_t out_st
         const int64_t first = in.first + row;
         for (int64_t start = 0; start < first + count; start += BLOCK) {
             const char* unit = cache.unit(in.layer, in.table[start / BLOCK], in.head);
+            // Blocks lie apart, so that the processor does not guess the next one.
+            const char* next =
+                start + BLOCK < first + count ? cache.unit(in.layer, in.table[start / BLOCK + 1], in.head) : unit;
             if (count == QUERIES && start + BLOCK <= first + 1) {
-                scores<QUERIES, T>(cache, unit, queries);
+                scores<QUERIES, T>(cache, unit, next, queries);
                 for (int64_t r = 0; r < count; ++r) exponentials<T>(unit, queries[r], BLOCK);
-                mix_values<QUERIES, T>(cache, unit, queries, BLOCK);
+                mix_values<QUERIES, T>(cache, unit, next, queries, BLOCK);
                 continue;
             }
             for (int64_t r = 0; r < count; ++r) {
                 const int64_t n = std::min<int64_t>(BLOCK, first + r + 1 - start);
                 if (n <= 0) continue;
-                scores<1, T>(cache, unit, queries + r);
+                scores<1, T>(cache, unit, next, queries + r);
                 exponentials<T>(unit, queries[r], n);
-                mix_values<1, T>(cache, unit, queries + r, n);
+                mix_values<1, T>(cache, unit, next, queries + r, n);
             }
         }
         for (int64_t r = 0; r < count; ++r) {

@@ -1,0 +1,133 @@
+"""The table of engines, and which of them ``auto`` takes. No torch until an engine needs it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from gptwo.base.errors import ConfigError, NativeLibraryError
+from gptwo.checkpoint.released_config import is_adapter
+from gptwo.infer.engine import Engine
+from gptwo.kernels.library import instruction_sets
+
+_log = logging.getLogger(__name__)
+
+
+class EngineEntry(NamedTuple):
+    """An engine of the table: its dtypes, and ``load(folder, device, dtype, threads)``."""
+
+    dtypes: tuple[str, ...]
+    load: Callable[[Path, str, str | None, int | None], Engine]
+
+
+class EngineChoice(NamedTuple):
+    """The engine to take, and in a line why ``auto`` passed the native one over; None where it did not."""
+
+    name: str
+    reason: str | None
+
+
+def _load_native(folder: Path, device: str, dtype: str | None, threads: int | None) -> Engine:
+    from gptwo.infer.native_engine import NativeEngine
+
+    if device not in ("auto", "cpu"):
+        raise ConfigError(
+            f"the native engine runs on the cpu, not on {device!r}; leave the device out, or use engine=torch"
+        )
+    return NativeEngine.load(folder, dtype=dtype, threads=threads)
+
+
+def _load_torch(folder: Path, device: str, dtype: str | None, threads: int | None) -> Engine:
+    from gptwo.infer.torch_engine import TorchEngine
+
+    return TorchEngine.load(folder, device=device, dtype=dtype, threads=threads)
+
+
+# The contract test runs over this table: an engine is tested by being here.
+ENGINES: dict[str, EngineEntry] = {
+    "native": EngineEntry(("fp32", "bf16", "int8", "int4"), _load_native),
+    "torch": EngineEntry(("fp32", "bf16", "fp16", "fp64"), _load_torch),
+}
+
+
+def load_engine(
+    folder: Path,
+    *,
+    engine: str = "auto",
+    device: str = "auto",
+    dtype: str | None = None,
+    threads: int | None = None,
+) -> Engine:
+    """The model in ``folder``, on the engine of that name, or on the one that ``choose_engine`` takes.
+
+    ``threads`` None leaves their number to the engine. Raises ``ConfigError`` for an unknown name, and what the engine
+    raises for a device, dtype or folder.
+    """
+    name, reason = choose_engine(folder, engine=engine, device=device, dtype=dtype)
+    loaded = ENGINES[name].load(folder, device, dtype, threads)
+    _log.info(
+        "engine=%s device=%s dtype=%s threads=%s: %s%s",
+        engine,
+        device,
+        dtype,
+        threads,
+        loaded.description,
+        f" ({reason})" if reason else "",
+    )
+    return loaded
+
+
+def choose_engine(
+    folder: Path, *, engine: str = "auto", device: str = "auto", dtype: str | None = None
+) -> EngineChoice:
+    """The engine of that name; of ``auto``, the native one where it can run this and there is no accelerator.
+
+    Raises ``ConfigError`` for an unknown name, and for a dtype that no such engine has.
+    """
+    if engine != "auto" and engine not in ENGINES:
+        raise ConfigError(f"there is no engine {engine!r}; expected auto or one of {', '.join(ENGINES)}")
+    names = [engine] if engine != "auto" else list(ENGINES)
+    possible = sorted({name for one in names for name in ENGINES[one].dtypes})
+    if dtype is not None and short_dtype(dtype) not in possible:
+        raise ConfigError(
+            f"dtype {dtype!r} is not possible on {'any' if engine == 'auto' else 'the ' + engine} engine; "
+            f"expected one of {', '.join(possible)}"
+        )
+    if engine != "auto":
+        return EngineChoice(engine, None)
+    reason = _why_not_native(folder, device, dtype)
+    return EngineChoice("torch" if reason else "native", reason)
+
+
+def short_dtype(name: str) -> str:
+    """``fp32`` for torch's names of it, ``float32`` and ``torch.float32``, and so for the others."""
+    short = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float64": "fp64"}
+    return short.get(name.removeprefix("torch."), name.removeprefix("torch."))
+
+
+def _why_not_native(folder: Path, device: str, dtype: str | None) -> str | None:
+    if device not in ("auto", "cpu"):
+        return f"the native engine runs on the cpu, and {device} was asked for"
+    if dtype is not None and short_dtype(dtype) not in ENGINES["native"].dtypes:
+        return f"the native engine does not compute in {dtype}"
+    if is_adapter(folder):
+        return "the native engine runs no adapter; gptwo merge makes a model of it"
+    try:
+        instruction_sets()
+    except NativeLibraryError as error:
+        return str(error)
+    if device == "auto" and dtype not in ("int8", "int4") and _has_accelerator():
+        return "there is an accelerator"
+    return None
+
+
+def _has_accelerator() -> bool:
+    """Whether torch would run on another device than the CPU. It is asked only where a sign of one is there."""
+    if sys.platform != "darwin" and not any(Path("/dev").glob("nvidia[0-9]*")):
+        return False
+    from gptwo.base.device import resolve_device
+
+    return resolve_device("auto").type != "cpu"

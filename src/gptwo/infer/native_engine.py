@@ -1,0 +1,215 @@
+"""The engine that runs the model with the native CPU kernels: NumPy and our own library, no torch.
+
+A token's logits are bitwise the same whatever is computed beside it: every kernel sums a row in an order of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptwo.base.errors import ConfigError, ContextLengthError
+from gptwo.config import GPT2Config
+from gptwo.infer.engine import Scores, Tokens
+from gptwo.infer.engines import short_dtype
+from gptwo.infer.packed import PackedModel
+from gptwo.infer.packed_cache import open_packed
+from gptwo.infer.packed_file import native_hash
+from gptwo.infer.paging import Pages
+from gptwo.kernels.interface import BlockStruct, MatrixStruct, ModelStruct
+from gptwo.kernels.library import CacheMemory, Kernels, matrix_struct, open_kernels
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Int
+
+# Keys and values of each: as exact as the weights ask for (docs/decisions/).
+_CACHE_DTYPES = {"fp32": "fp32", "bf16": "bf16", "int8": "bf16", "int4": "bf16"}
+# The widest head that the kernels' buffers hold.
+_MOST_HEAD_WIDTH = 256
+# Logits that scoring holds at a time, in values: 256 rows of V=50257 are 51 MB.
+_LOGITS_AT_ONCE = 256 * 50257
+
+
+def default_threads() -> int:
+    """The physical cores that this process may run on: a second thread on a core adds no memory bandwidth."""
+    import psutil
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+class NativeEngine:
+    """``engine.Engine`` over packed weights, which it keeps."""
+
+    batch_invariant = True
+
+    def __init__(self, packed: PackedModel, kernels: Kernels) -> None:
+        config = packed.config
+        if config.head_width > _MOST_HEAD_WIDTH:
+            raise ConfigError(
+                f"heads of width {config.head_width} are more than the native kernels' {_MOST_HEAD_WIDTH}; "
+                "use engine=torch"
+            )
+        self._packed = packed
+        self._kernels = kernels
+        self._blocks = (BlockStruct * config.n_layer)(
+            *(self._block(f"blocks.{i}") for i in range(config.n_layer))
+        )
+        self._model = ModelStruct(
+            config.n_layer,
+            config.n_head,
+            config.n_embd,
+            config.mlp_width,
+            config.vocab_size,
+            config.layer_norm_epsilon,
+            matrix_struct(packed.matrices["token_embedding.weight"], None),
+            self._vector("position_embedding.weight"),
+            self._vector("final_norm.weight"),
+            self._vector("final_norm.bias"),
+            self._blocks,
+        )
+
+    @classmethod
+    def load(cls, folder: Path, *, dtype: str | None, threads: int | None) -> NativeEngine:
+        """The model in ``folder``, memory-mapped. Raises ``NativeLibraryError`` where the kernels were not built."""
+        kernels = open_kernels(default_threads() if threads is None else threads)
+        return cls(
+            open_packed(folder, None if dtype is None else short_dtype(dtype), native_hash(kernels)), kernels
+        )
+
+    @property
+    def config(self) -> GPT2Config:
+        return self._packed.config
+
+    @property
+    def kernels(self) -> Kernels:
+        """What computes, for those who measure it."""
+        return self._kernels
+
+    @property
+    def description(self) -> str:
+        threads = "1 thread" if self._kernels.threads == 1 else f"{self._kernels.threads} threads"
+        return f"native on cpu in {self._packed.dtype} ({self._kernels.instruction_set}, {threads})"
+
+    def start(self, *, slots: int, capacity: int) -> NativeSession:
+        config = self.config
+        if capacity > config.context:
+            raise ContextLengthError(
+                f"a cache of {capacity} tokens is more than the model's context of {config.context}; ask for less"
+            )
+        pages = Pages(slots=slots, capacity=capacity)
+        cache = CacheMemory(
+            layers=config.n_layer,
+            heads=config.n_head,
+            head_width=config.head_width,
+            blocks=pages.blocks,
+            dtype=_CACHE_DTYPES[self._packed.dtype],
+        )
+        return NativeSession(self._kernels, self._model, cache, pages)
+
+    def logits(self, tokens: Tokens) -> Float32[np.ndarray, "T V"]:
+        self._check_length(len(tokens))
+        return self.start(slots=1, capacity=len(tokens)).verify([0], [tokens])[0]
+
+    def score(self, rows: Sequence[Tokens], last: Sequence[int]) -> list[Scores]:
+        for row in rows:
+            self._check_length(len(row) - 1)
+        return [
+            Scores(*map(np.concatenate, zip(*self._scored(row, n), strict=True)))
+            for row, n in zip(rows, last, strict=True)
+        ]
+
+    def _scored(
+        self, row: Tokens, last: int
+    ) -> Iterator[tuple[Float32[np.ndarray, " m"], NDArray[np.bool_]]]:
+        """log p and greediness of the last tokens of one row, some at a time."""
+        session = self.start(slots=1, capacity=len(row) - 1)
+        first = len(row) - 1 - last  # the token whose logits predict the first of the last
+        if first > 0:
+            session.prefill([0], [row[:first]])
+        at_once = max(1, _LOGITS_AT_ONCE // self.config.vocab_size)
+        for start in range(first, len(row) - 1, at_once):
+            end = min(start + at_once, len(row) - 1)
+            (logits,) = session.verify([0], [row[start:end]])
+            targets = row[start + 1 : end + 1]
+            sums, _, greedy = self._kernels.log_sum_exp(logits)
+            chosen = logits[np.arange(len(targets)), targets]
+            yield (chosen - sums).astype(np.float32), greedy == targets
+
+    def _check_length(self, tokens: int) -> None:
+        if tokens > self.config.context:
+            raise ContextLengthError(
+                f"{tokens} tokens are more than the model's context of {self.config.context}; shorten the text"
+            )
+
+    def _vector(self, name: str) -> int:
+        return int(self._packed.vectors[name].ctypes.data)
+
+    def _block(self, name: str) -> BlockStruct:
+        def linear(part: str) -> MatrixStruct:
+            bias = self._packed.vectors[f"{name}.{part}.bias"]
+            return matrix_struct(self._packed.matrices[f"{name}.{part}.weight"], bias)
+
+        return BlockStruct(
+            self._vector(f"{name}.attention_norm.weight"),
+            self._vector(f"{name}.attention_norm.bias"),
+            linear("attention.qkv"),
+            linear("attention.output"),
+            self._vector(f"{name}.mlp_norm.weight"),
+            self._vector(f"{name}.mlp_norm.bias"),
+            linear("mlp.up"),
+            linear("mlp.down"),
+        )
+
+
+class NativeSession:
+    """``engine.Session`` over pages of keys and values."""
+
+    def __init__(self, kernels: Kernels, model: ModelStruct, cache: CacheMemory, pages: Pages) -> None:
+        self._kernels = kernels
+        self._model = model
+        self._cache = cache
+        self._pages = pages
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " slots"]:
+        return self._pages.lengths.copy()
+
+    def prefill(self, slots: Sequence[int], texts: Sequence[Tokens]) -> Float32[np.ndarray, "n V"]:
+        return self._run(slots, texts, np.cumsum([len(text) for text in texts]) - 1)
+
+    def decode(self, slots: Sequence[int], tokens: Int[np.ndarray, " n"]) -> Float32[np.ndarray, "n V"]:
+        return self.prefill(slots, list(tokens[:, None]))
+
+    def verify(self, slots: Sequence[int], texts: Sequence[Tokens]) -> list[Float32[np.ndarray, "T V"]]:
+        ends = np.cumsum([len(text) for text in texts])
+        return np.split(self._run(slots, texts, np.arange(ends[-1])), ends[:-1])
+
+    def truncate(self, slot: int, length: int) -> None:
+        self._pages.truncate(slot, length)
+
+    def copy(self, source: int, target: int) -> None:
+        self._pages.share(source, target)
+
+    def _run(
+        self, slots: Sequence[int], texts: Sequence[Tokens], outputs: Int[np.ndarray, " n"]
+    ) -> Float32[np.ndarray, "n V"]:
+        counts = [len(text) for text in texts]
+        starts = [int(self._pages.lengths[slot]) for slot in slots]
+        for source, target in self._pages.extend(slots, counts):
+            self._cache.copy_block(source, target)
+        tables = [self._pages.table(slot) for slot in slots]
+        logits = self._kernels.forward(
+            self._model,
+            self._cache,
+            list(zip(starts, tables, strict=True)),
+            list(texts),
+            outputs.astype(np.int32),
+        )
+        self._pages.advance(slots, counts)
+        return logits
