@@ -21,7 +21,7 @@ from gptwo.base.errors import ConfigError, DataError
 from gptwo.config import PRESETS, GPT2Config, TrainConfig
 from gptwo.costs import parameter_count
 from gptwo.data import DataIndex, prepare, split_text
-from gptwo.data.terminal import PrepareBar
+from gptwo.data.terminal import prepare_bar
 from gptwo.infer import api
 from gptwo.model import build_model
 from gptwo.train.baselines import bigram_nats_per_byte, lzma_nats_per_byte, zlib_nats_per_byte
@@ -116,14 +116,14 @@ def run_demo(
     sources = [text] if text is not None else [str(path) for path in standard_library_files()]
     source = text if text is not None else f"the {len(sources)} files of Python's standard library"
     size = _bytes_of(sources)
-    with PrepareBar(console) as bar:
+    with prepare_bar(console) as progress:
         index = prepare(
             sources,
             tokenizer="bpe",
             vocab_size=_vocab_size(size),
             val_fraction=min(0.1, _VALIDATION_BYTES / max(size, 1)),
             out=out / "data",
-            progress=bar.update,
+            progress=progress,
         )
     if index.split_notice:
         console.print(f"note: {index.split_notice}", highlight=False, markup=False)

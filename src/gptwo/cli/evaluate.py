@@ -51,12 +51,11 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from gptwo.evaluation.evaluate import evaluate
-    from gptwo.evaluation.terminal import EvaluationBar
+    from gptwo.evaluation.terminal import evaluation_bar
 
     model = load(arguments)
-    with EvaluationBar(
-        Console(stderr=True), "tokens" if arguments.task == "loss" else "continuations"
-    ) as bar:
+    unit = "tokens" if arguments.task == "loss" else "continuations"
+    with evaluation_bar(Console(stderr=True), unit) as progress:
         result = evaluate(
             model,
             arguments.data,
@@ -65,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
             stride=arguments.stride,
             limit=arguments.limit,
             batch=arguments.batch,
-            progress=bar.update,
+            progress=progress,
         )
     if arguments.json:
         print_json(

@@ -46,9 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from gptwo.data import prepare
-    from gptwo.data.terminal import PrepareBar
+    from gptwo.data.terminal import prepare_bar
 
-    with PrepareBar(Console(stderr=True)) as bar:
+    with prepare_bar(Console(stderr=True)) as progress:
         index = prepare(
             arguments.text,
             tokenizer=_tokenizer_of(arguments.tokenizer),
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
             val_fraction=arguments.val_fraction,
             text_field=arguments.text_field,
             force=arguments.force,
-            progress=bar.update,
+            progress=progress,
             stdin=sys.stdin.buffer,
         )
     if arguments.json:

@@ -84,8 +84,8 @@ def _fidelity(quantized: Quantized, arguments: argparse.Namespace) -> Fidelity:
 
     import gptwo
     from gptwo.evaluation.fidelity import compare
-    from gptwo.evaluation.terminal import EvaluationBar
+    from gptwo.evaluation.terminal import evaluation_bar
 
     before, after = gptwo.load(quantized.source), gptwo.load(quantized.folder)
-    with EvaluationBar(Console(stderr=True), "tokens") as bar:
-        return compare(before, after, Path(arguments.data), limit=arguments.limit, progress=bar.update)
+    with evaluation_bar(Console(stderr=True), "tokens") as progress:
+        return compare(before, after, Path(arguments.data), limit=arguments.limit, progress=progress)

@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import DownloadColumn
 
+from gptwo.base.progress import progress_bar
 from gptwo.data.prepare import PrepareProgress
 
 _WORDS = {"reading": "reading text", "tokenizer": "making the tokenizer", "writing": "writing tokens"}
 
 
-class PrepareBar:
-    """Pass ``update`` to ``prepare`` as its ``progress``."""
-
-    def __init__(self, console: Console) -> None:
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            DownloadColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task(_WORDS["reading"], total=None)
-
-    def __enter__(self) -> PrepareBar:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def update(self, progress: PrepareProgress) -> None:
-        self._bar.update(
-            self._task,
-            description=_WORDS[progress.stage],
-            completed=progress.bytes_done,
-            total=progress.bytes_total,
-        )
+@contextmanager
+def prepare_bar(console: Console) -> Iterator[Callable[[PrepareProgress], None]]:
+    """Pass what it gives to ``prepare`` as its ``progress``."""
+    with progress_bar(console, _WORDS["reading"], DownloadColumn()) as update:
+        yield lambda progress: update(progress.bytes_done, progress.bytes_total, _WORDS[progress.stage])

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from gptwo.config import GPT2Config, TrainConfig
 from gptwo.data import PrepareProgress
-from gptwo.data.terminal import PrepareBar
+from gptwo.data.terminal import prepare_bar
 from gptwo.train.evaluate import Evaluation
 from gptwo.train.observer import RunStart, StepReport
 from gptwo.train.terminal import TerminalObserver, duration
@@ -144,9 +144,9 @@ def test_a_warning_is_one_line() -> None:
 def test_preparing_shows_its_stages_on_a_terminal_only(terminal: bool) -> None:
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=100, color_system=None, legacy_windows=False)
-    with PrepareBar(console) as bar:
+    with prepare_bar(console) as progress:
         for stage in ("reading", "tokenizer", "writing"):
-            bar.update(
+            progress(
                 PrepareProgress(
                     stage=stage,  # type: ignore[arg-type]
                     bytes_done=5,
