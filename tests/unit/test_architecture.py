@@ -106,9 +106,9 @@ def test_no_pickle_is_opened(path: Path) -> None:
 
 
 @each_file
-def test_only_the_command_line_prints(path: Path) -> None:
+def test_only_commands_print(path: Path) -> None:
     """Others return, raise, or are given a console to write to."""
-    if relative(path).startswith("cli/"):
+    if relative(path).startswith("cli/") or relative(path) == "evaluation/__main__.py":
         return
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):

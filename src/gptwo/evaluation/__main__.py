@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 from gptwo.base.errors import GptwoError
 
 
-def main() -> None:
-    """Run its command on the arguments of this process; a mistake of the user's in one line, as ``gptwo`` has it."""
+def main() -> int:
+    """Run its command on the arguments of this process; as ``gptwo`` has it, a mistake is one line and exit code 2."""
     try:
         from lm_eval.__main__ import cli_evaluate
 
@@ -14,8 +16,10 @@ def main() -> None:
 
         cli_evaluate()
     except GptwoError as error:
-        raise SystemExit(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
