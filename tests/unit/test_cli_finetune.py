@@ -151,6 +151,8 @@ def test_settings_in_a_file(made: Path, tmp_path: Path) -> None:
     kept = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
     assert kept["lora_rank"] == 2
     assert kept["data"] == [str(made / "pairs.jsonl")]
+    # The base in the file is a run, and the run keeps the checkpoint that this stood for.
+    done("finetune", "--config", tmp_path / "mine.toml", "--out", tmp_path / "run", "--resume")
 
 
 ON = ("finetune", "{base}", "--data", "{pairs}", "--out", "{new}")
@@ -178,6 +180,20 @@ MISTAKES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*ON, "--context", "8"), ("UsageError: unrecognized arguments: --context 8",)),
     ((*ON, "--val-fraction", "1"), ("val_fraction=1.0 is not possible",)),
     (("finetune", "--resume"), ("--resume needs --out RUN",)),
+    (
+        ("finetune", "--out", "{base}", "--resume"),
+        (
+            "ConfigError: the run in ",
+            "was begun with gptwo train, not gptwo finetune; go on with: gptwo train",
+        ),
+    ),
+    (
+        ("train", "--out", "{tuned}", "--resume", "--steps", "9"),
+        (
+            "ConfigError: the run in ",
+            "was begun with gptwo finetune, not gptwo train; go on with: gptwo fine",
+        ),
+    ),
     (("finetune", "{base}", "--data", "{pairs}", "--out", "{tuned}"), ("holds a run already; add --resume",)),
     (("merge", "{tuned}", "--out", "{new}"), ("CheckpointError: ", "is no adapter: it has a config.json")),
     (("merge", "{talker}", "--out", "{tuned}"), ("is there already; expected a new or empty folder",)),

@@ -29,6 +29,8 @@ from gptwo.base.errors import ConfigError, GptwoError, RankError
 
 # Rank 0 may be saving, and the others waiting for it, for as long as a slow disk takes.
 _PATIENCE = timedelta(minutes=60)
+# What fails on all ranks fails on them within the differences of their speeds.
+_ALIKE = timedelta(seconds=60)
 _BEGUN = "gptwo/begun"
 
 
@@ -46,6 +48,8 @@ class World:
     local_size: int = 1
     # torchrun's own, which outlives the processes that it starts again.
     launch: Store | None = dataclasses.field(default=None, repr=False, compare=False)
+    # Of these processes alone.
+    store: Store | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def writes(self) -> bool:
@@ -93,15 +97,15 @@ class World:
         for first in range(0, count, self.size):
             yield min(first + self.rank, count - 1), first + self.rank < count
 
-    def share(self, value: Any) -> Any:
-        """Rank 0's ``value``, anything JSON can say, on every rank."""
+    def share(self, value: Any, *, source: int = 0) -> Any:
+        """The ``value`` of rank ``source``, anything JSON can say, on every rank."""
         if self.size == 1:
             return value
-        text = json.dumps(value).encode() if self.writes else b""
+        text = json.dumps(value).encode() if self.rank == source else b""
         length = torch.tensor(len(text))
-        dist.broadcast(length, src=0)
+        dist.broadcast(length, src=source)
         content = torch.frombuffer(bytearray(text or bytes(int(length))), dtype=torch.uint8)
-        dist.broadcast(content, src=0)
+        dist.broadcast(content, src=source)
         return json.loads(content.numpy().tobytes())
 
     def share_path(self, path: Path | None) -> Path | None:
@@ -124,6 +128,30 @@ class World:
         agreed = torch.tensor(value)
         dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
         return int(agreed)
+
+    def first_word(self, word: str | None) -> str | None:
+        """The ``word`` of the first rank that has one, on every rank; None when none has."""
+        speaker = self.size - self.largest(0 if word is None else self.size - self.rank)
+        return None if speaker == self.size else self.share(word, source=speaker)
+
+    def all_failed(self) -> bool:
+        """Whether every rank calls this, within a minute of this one; no collective, which some may be waiting in.
+
+        A rank that gets False has failed alone, and must end, or the others would wait for it for ever.
+        """
+        if self.store is None:
+            return True
+        call = (
+            self.store.add("failures", 1) - 1
+        )  # the calls before were answered True, so each was of all ranks
+        answer = f"failure {call // self.size} is of all"
+        if call % self.size == self.size - 1:
+            self.store.set(answer, "")
+        try:
+            self.store.wait([answer], _ALIKE)
+        except RuntimeError:  # too late, or the store has gone
+            return False
+        return True
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of every rank's ``value``, on its device: as the gradients are averaged."""
@@ -162,13 +190,14 @@ def joined_world() -> Iterator[World]:
         yield world
         return
     store = PrefixStore(_name_of_this_start(launch, rank, size), launch)
+    world = dataclasses.replace(world, store=store)
     # Words go over gloo even where tensors lie on CUDA: reading them must not wait for the device.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
         yield world
     except (GptwoError, RuntimeError) as error:
-        if not isinstance(error, GptwoError) and not _is_loss_of_a_rank(error):
+        if not isinstance(error, GptwoError) and not is_loss_of_a_rank(error):
             raise
         if not _speaks_first(store):
             raise SystemExit(2) from error
@@ -203,9 +232,10 @@ def _name_of_this_start(launch: Store, rank: int, size: int) -> str:
         time.sleep(0.05)
 
 
-def _is_loss_of_a_rank(error: RuntimeError) -> bool:
+def is_loss_of_a_rank(error: Exception) -> bool:
+    """Whether it says that another rank has gone or cannot be reached."""
     # gloo raises a plain RuntimeError, which names its own source file.
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def _speaks_first(store: Store) -> bool:

@@ -1,8 +1,10 @@
-"""The loss over a split: every token but the first, each predicted once."""
+"""The held-out loss: every target that is held out, each predicted once, by the ranks in turns."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +14,8 @@ from gptwo.data import TokenData
 from gptwo.data.windows import bytes_of_predicted, windows
 from gptwo.model import GPT2
 from gptwo.train.distributed import ALONE, World
+from gptwo.train.ranks import is_sharded, leave_forward
+from gptwo.train.setup import loss_function
 from gptwo.train.step import autocast
 
 
@@ -25,6 +29,66 @@ class Evaluation:
     bytes: int
 
 
+class EvaluationError(Exception):
+    """What one rank's evaluation failed of, on every rank. They are in step, and can go on together."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows to predict: tokens, targets, and documents where rows are packed, as ``GPT2.loss`` takes them.
+
+    ``tokens`` of the targets count; they stand for ``bytes`` of text.
+    """
+
+    arrays: tuple[np.ndarray, ...]
+    tokens: int
+    bytes: float
+
+
+@torch.no_grad()
+def mean_loss(
+    model: GPT2, groups: Sequence[Callable[[], HeldOut]], *, dtype: str, world: World = ALONE
+) -> Evaluation:
+    """The loss over all groups of rows, which are read one at a time; the same on every rank.
+
+    Without other ranks an error is raised as it is. An error of any rank is ``EvaluationError`` on all of them, but for
+    one inside the forward pass of a sharded model that this rank alone has, which leaves the others waiting: it too is
+    raised as it is, and the run ends.
+    """
+    device = model.token_embedding.weight.device
+    loss_sum = loss_function(model, compile_step=False)
+    sharded = is_sharded(model, world)
+    sums = np.zeros(3)
+    failure: Exception | None = None
+    was_training = model.training
+    model.eval()
+    for index, counts in world.turns(len(groups)):
+        try:
+            rows = groups[index]()
+        except Exception as error:
+            failure = error
+        if world.largest(int(failure is not None)) if sharded else failure:
+            break
+        try:
+            tensors = (torch.from_numpy(array).to(device) for array in rows.arrays)
+            with autocast(device, dtype):
+                nats = float(loss_sum(*tensors))
+        except Exception as error:
+            leave_forward(model, error, world)
+            failure = error
+            break
+        if counts:
+            sums += nats, rows.tokens, rows.bytes
+    model.train(was_training)
+    if failure and world.size == 1:
+        raise failure
+    word = f"rank {world.rank}: {type(failure).__name__}: {failure}" if failure else None
+    if word := world.first_word(word):
+        raise EvaluationError(word) from failure
+    nats, tokens, text_bytes = (world.total(value) for value in sums.tolist())
+    return Evaluation(nats / tokens, nats / (text_bytes or 1.0), round(tokens), round(text_bytes))
+
+
 def require_something_to_predict(data: TokenData) -> None:
     """Raises ``DataError`` for a split of one token: the first is given, and no other is there to predict."""
     if data.tokens < 2:
@@ -34,7 +98,6 @@ def require_something_to_predict(data: TokenData) -> None:
         )
 
 
-@torch.no_grad()
 def evaluate(
     model: GPT2,
     data: TokenData,
@@ -46,33 +109,20 @@ def evaluate(
 ) -> Evaluation:
     """Loss of the model over a split, from windows of C tokens side by side, no state carried between them.
 
-    ``max_tokens`` stops after that many predicted tokens; the bytes are the split's share of those. The ranks take
-    turns with the windows, and all of them get the same result.
+    ``max_tokens`` stops after that many predicted tokens; the bytes are the split's share of those. Errors as
+    ``mean_loss``.
     """
     require_something_to_predict(data)
-    device = model.token_embedding.weight.device
     limit = data.tokens if max_tokens is None else min(data.tokens, max_tokens + 1)
-    predicted = limit - 1
-    was_training = model.training
-    model.eval()
-    nats = 0.0
     context = model.config.context
     full = [window.start for window in windows(limit, context) if window.length == context]
     groups = [(full[i : i + micro_batch], context) for i in range(0, len(full), micro_batch)]
     groups += [([w.start], w.length) for w in windows(limit, context) if w.length < context]
-    for index, counts in world.turns(len(groups)):
-        starts, length = groups[index]
-        rows = np.stack([data.read(start, length + 1) for start in starts])
-        chunk = torch.from_numpy(rows).to(device)
-        with autocast(device, dtype):
-            loss = float(model.loss(chunk[:, :-1], chunk[:, 1:], reduction="sum"))
-        nats += loss if counts else 0.0
-    nats = world.total(nats)
-    model.train(was_training)
+    return mean_loss(model, [partial(_read, data, *group) for group in groups], dtype=dtype, world=world)
+
+
+def _read(data: TokenData, starts: Sequence[int], length: int) -> HeldOut:
+    rows = np.stack([data.read(start, length + 1) for start in starts])
+    predicted = len(starts) * length
     text_bytes = bytes_of_predicted(data.bytes, data.tokens, predicted)
-    return Evaluation(
-        nats_per_token=nats / predicted,
-        nats_per_byte=nats / text_bytes,
-        tokens=predicted,
-        bytes=round(text_bytes),
-    )
+    return HeldOut((rows[:, :-1], rows[:, 1:]), predicted, text_bytes)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
-import torch
 
 from gptwo.base.errors import DataError
 from gptwo.config import TrainConfig
@@ -16,11 +15,10 @@ from gptwo.data.packing import Fitted, PackedRows, fit_to_context
 from gptwo.model import GPT2, NOT_PREDICTED
 from gptwo.tokenizer import Tokenizer
 from gptwo.train.distributed import ALONE, World
-from gptwo.train.evaluate import Evaluation
+from gptwo.train.evaluate import Evaluation, HeldOut, mean_loss
 from gptwo.train.finetune_config import LARGEST_BATCH_TOKENS, STEPS_PER_EPOCH
 from gptwo.train.micro_batch import sequences_per_step
 from gptwo.train.source import Batch
-from gptwo.train.step import autocast
 
 
 class PackedExamples:
@@ -82,27 +80,15 @@ class PackedExamples:
     def predicted_tokens(self, step: int) -> int:
         return int(self._train.predicted[self._numbers(step)].sum())
 
-    @torch.no_grad()
     def evaluate(self, model: GPT2, config: TrainConfig, world: World = ALONE) -> Evaluation:
         """Mean loss over the answers held out; with ``eval_tokens`` over the first rows that hold so many."""
-        device = model.token_embedding.weight.device
-        was_training = model.training
-        model.eval()
-        nats, tokens, text_bytes = 0.0, 0, 0
-        groups = self._held_out_groups(config)
-        for index, counts in world.turns(len(groups)):
-            arrays = self._val.rows(groups[index])
-            inputs, targets, documents = (torch.from_numpy(array).to(device) for array in arrays)
-            with autocast(device, config.dtype):
-                loss = model.loss(inputs, targets, documents=documents, reduction="sum")
-            if counts:
-                nats += float(loss)
-                predicted = arrays[1][arrays[1] != NOT_PREDICTED]
-                tokens += len(predicted)
-                text_bytes += int(self._bytes_of[predicted].sum())
-        model.train(was_training)
-        nats, tokens, text_bytes = world.total(nats), int(world.total(tokens)), int(world.total(text_bytes))
-        return Evaluation(nats / tokens, nats / max(1, text_bytes), tokens, text_bytes)
+        groups = [partial(self._read_held_out, group) for group in self._held_out_groups(config)]
+        return mean_loss(model, groups, dtype=config.dtype, world=world)
+
+    def _read_held_out(self, numbers: range) -> HeldOut:
+        arrays = self._val.rows(numbers)
+        predicted = arrays[1][arrays[1] != NOT_PREDICTED]
+        return HeldOut(arrays, len(predicted), int(self._bytes_of[predicted].sum()))
 
     def _held_out_groups(self, config: TrainConfig) -> list[range]:
         """The rows to evaluate, cut into micro-batches."""

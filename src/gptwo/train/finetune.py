@@ -59,7 +59,7 @@ def finetune(
     task = Finetuning(config, start)
     if task.notice and start is None:
         watched.warned(task.notice)
-    result = _FinetuneRun(task.config, task, world, start=start, observer=watched).run()
+    result = TrainingRun(task.config, task, world, start=start, observer=watched).run()
     before = [
         r["val_loss"] for r in read_metrics(result.run / METRICS_NAME) if not r["step"] and "val_loss" in r
     ]
@@ -76,16 +76,13 @@ def base_name(base: str) -> str:
     return hub_id(base) or base
 
 
-class _FinetuneRun(TrainingRun):
-    def _owes_evaluation(self) -> bool:
-        return self._step == 0 or super()._owes_evaluation()
-
-
 class Finetuning:
     """``task.Task`` of a base and examples. ``config`` has every setting resolved that the data decides.
 
     All weights: a checkpoint is a model. Adapters: it is an adapter in peft's format, beside the training state.
     """
+
+    measures_start = True
 
     def __init__(self, config: FinetuneConfig, start: Path | None) -> None:
         self._lora = _lora_config(config)

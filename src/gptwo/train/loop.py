@@ -15,7 +15,7 @@ from gptwo.checkpoint.store import TrainingState
 from gptwo.config import TrainConfig
 from gptwo.train import ranks
 from gptwo.train.distributed import ALONE, World
-from gptwo.train.evaluate import Evaluation
+from gptwo.train.evaluate import Evaluation, EvaluationError
 from gptwo.train.guard import BAD_IN_A_ROW, MOST_ROLLBACKS, Guard
 from gptwo.train.interrupt import StopRequest
 from gptwo.train.interval import Interval
@@ -25,7 +25,7 @@ from gptwo.train.report import Report
 from gptwo.train.run_folder import run_folder, starting_point
 from gptwo.train.sample import sample_text, with_possible_prompt
 from gptwo.train.schedule import schedule_factor
-from gptwo.train.setup import resolve_for_machine, tune_process
+from gptwo.train.setup import resolve_for_machine, slow_dtype, tune_process
 from gptwo.train.source import Feed
 from gptwo.train.step import StepResult, optimizer_step, seed_step
 from gptwo.train.task import Pretraining, Task
@@ -47,10 +47,7 @@ def train(
 
 
 class TrainingRun:
-    """One run: its data, model, optimizer and step. ``run`` does the work.
-
-    ``start`` is rank 0's ``starting_point``; None on the other ranks, which have it from there.
-    """
+    """One run, from rank 0's ``starting_point``: its data, model, optimizer and step. ``run`` does the work."""
 
     def __init__(
         self, config: TrainConfig, task: Task, world: World, *, start: Path | None, observer: Observer
@@ -65,6 +62,8 @@ class TrainingRun:
             task.model, start, config, device=self._device, world=world
         ).train()
         self._config = config = resolve_for_machine(config, self._model, world)
+        if start is not None and (notice := slow_dtype(config.dtype, self._device)):
+            self._observer.warned(notice)
         self._optimizer = build_optimizer(self._model, config)
         self._source = task.source(self._model.config.context)
         self._loss_sum = ranks.loss_on_ranks(self._model, config, world, sequences=self._source.sequences)
@@ -102,7 +101,15 @@ class TrainingRun:
 
     def _run(self) -> TrainResult:
         config = self._config
-        self._observer.started(self._description())
+        description = RunStart(
+            config=config,
+            model=self._model.config,
+            parameters=sum(p.numel() for p in self._model.parameters()),
+            train_tokens=self._source.tokens,
+            device=self._world.describe(self._device, config.parallel),
+            first_step=self._step,
+        )
+        self._observer.started(description)
         with StopRequest() as stop:
             if self._world.share(self._world.writes and self._owes_evaluation()):
                 self._evaluate(stop)
@@ -137,22 +144,14 @@ class TrainingRun:
         return (due or before_evaluation) and not self._guard.in_a_spike
 
     def _owes_evaluation(self) -> bool:
-        """Whether the run was stopped between the save of this step and its evaluation."""
-        if self._step == 0 or (self._step % self._config.eval_every and self._step < self._config.steps):
+        """Whether the run was stopped between the save of this step and its evaluation, or is to begin with one."""
+        if self._step == 0 and not self._task.measures_start:
+            return False
+        if self._step % self._config.eval_every and self._step < self._config.steps:
             return False
         if self._guard.in_a_spike and self._step < self._config.steps:
             return False  # saved for a signal alone: a run that never stopped passes it over
         return not self._report.evaluation_tried(self._step)
-
-    def _description(self) -> RunStart:
-        return RunStart(
-            config=self._config,
-            model=self._model.config,
-            parameters=sum(p.numel() for p in self._model.parameters()),
-            train_tokens=self._source.tokens,
-            device=self._world.describe(self._device, self._config.parallel),
-            first_step=self._step,
-        )
 
     # --- one step ---------------------------------------------------------------------------------------------------
 
@@ -271,11 +270,11 @@ class TrainingRun:
         try:
             result = self._source.evaluate(self._model, self._config, self._world)
             if not math.isfinite(result.nats_per_token):
-                raise DivergedError("the validation loss is no finite number")
+                raise EvaluationError("the validation loss is no finite number")
         except Exception as error:
+            if self._world.size > 1 and not isinstance(error, EvaluationError):
+                raise  # the ranks are not in step any more
             failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            if self._world.size > 1:  # the others wait for this rank in the middle of theirs
-                raise
         else:
             self._evaluation = result
             sample = self._sample()  # on every rank: each may have a part of the weights alone
@@ -287,12 +286,14 @@ class TrainingRun:
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        self._report.evaluation_failed(self._step, failure)
+        if self._world.writes:
+            self._report.evaluation_failed(self._step, failure)
 
     def _sample(self) -> str:
         config = self._config
         try:
             return sample_text(self._model, self._task.tokenizer, config.sample_prompt, config.sample_tokens)
         except Exception as error:
+            ranks.leave_forward(self._model, error, self._world)
             self._observer.warned(f"step {self._step}: no sample ({type(error).__name__}: {error})")
             return ""

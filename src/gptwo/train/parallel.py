@@ -57,6 +57,12 @@ def is_sharded(model: GPT2) -> bool:
     return isinstance(model, FSDPModule)
 
 
+def forget_forward(model: GPT2) -> None:
+    """Make a sharded model fit for another pass after one that an error broke off on every rank alike."""
+    assert isinstance(model, FSDPModule)
+    model.reset_iter_state()
+
+
 def fill(model: GPT2, weights: Mapping[str, Tensor]) -> None:
     """Put rank 0's ``weights``, which nobody else needs, into the sharded model of every rank."""
     reshard(model)

@@ -14,7 +14,7 @@ from torch import Tensor
 from gptwo.checkpoint.store import TrainingState, load_training_state
 from gptwo.config import TrainConfig
 from gptwo.model import GPT2
-from gptwo.train.distributed import World
+from gptwo.train.distributed import World, is_loss_of_a_rank
 from gptwo.train.optimizer import optimizer_tensors
 from gptwo.train.setup import loss_function
 from gptwo.train.step import LossSum
@@ -43,6 +43,29 @@ def model_on_ranks(
     return sharded(whole, config, world, device=device)
 
 
+def is_sharded(model: GPT2, world: World) -> bool:
+    """Whether the model computes on all ranks or on none."""
+    if world.size == 1:
+        return False
+    from gptwo.train import parallel
+
+    return parallel.is_sharded(model)
+
+
+def leave_forward(model: GPT2, error: Exception, world: World) -> None:
+    """After ``error`` in a forward pass: make the model fit for another one, when all ranks had one alike.
+
+    Raises ``error`` when they had not and the model is sharded: the others wait for this rank, and cannot go on.
+    """
+    if not is_sharded(model, world):
+        return
+    from gptwo.train.parallel import forget_forward
+
+    if is_loss_of_a_rank(error) or not world.all_failed():
+        raise error
+    forget_forward(model)
+
+
 def loss_on_ranks(model: GPT2, config: TrainConfig, world: World, *, sequences: int) -> LossSum:
     """``setup.loss_function``, whose backward pass also averages the gradients over the ranks."""
     loss_sum = loss_function(model, compile_step=bool(config.compile))
@@ -59,9 +82,9 @@ def restore_on_ranks(restore: Callable[[Path, GPT2], None], folder: Path, model:
     if world.size == 1:
         restore(folder, model)
         return
-    from gptwo.train.parallel import fill, is_sharded, share_weights
+    from gptwo.train.parallel import fill, share_weights
 
-    if not is_sharded(model):
+    if not is_sharded(model, world):
         if world.writes:
             restore(folder, model)
         share_weights(model)
@@ -94,10 +117,8 @@ def whole_state(
     Those of a sharded model are copies in the memory of rank 0's host.
     """
     tensors = optimizer_tensors(model, optimizer)
-    if world.size == 1:
+    if not is_sharded(model, world):
         return model, tensors
-    from gptwo.train.parallel import is_sharded, whole_model, whole_tensors
+    from gptwo.train.parallel import whole_model, whole_tensors
 
-    if not is_sharded(model):
-        return model, tensors
     return whole_model(model, world), whole_tensors(tensors, world)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ _MAY_CHANGE = frozenset(
     }
     | {"sample_prompt", "sample_tokens", "track", "parallel", "compile"}
 )
+# A setting that every run of `gptwo finetune` keeps and no run of `gptwo train` has.
+_LEARNS_ANSWERS = "val_fraction"
 # What a run was that is older than these settings, and so has none of them in its file.
 _BEFORE_RECIPES = {"optimizer": "adamw", "schedule": "cosine"}
 
@@ -70,6 +73,12 @@ def resumed_settings(
             remedy = "leave out --resume to start one"
         raise ConfigError(f"there is no run to resume in {out!r}: it has no {CONFIG_NAME}; {remedy}")
     settings = {**_BEFORE_RECIPES, **read_toml(path)}
+    command, other = ("finetune", "train") if _LEARNS_ANSWERS in settings else ("train", "finetune")
+    if (command == "finetune") != (_LEARNS_ANSWERS in kind.__dataclass_fields__):
+        raise ConfigError(
+            f"the run in {out!r} was begun with gptwo {command}, not gptwo {other}; "
+            f"go on with: gptwo {command} --out {shlex.quote(out)} --resume"
+        )
     may_change = _MAY_CHANGE
     if settings.get("lora_rank") is not None:
         may_change |= {"model"}  # the base may have moved; that it is the same is checked by its weights

@@ -84,9 +84,22 @@ def resolve_dtype(dtype: DType, device: torch.device) -> DType:
     """``auto`` is bf16 where the device has it in hardware, else fp32."""
     if dtype != "auto":
         return dtype
+    return "bf16" if _has_bf16(device) else "fp32"
+
+
+def slow_dtype(dtype: DType, device: torch.device) -> str:
+    """One line for a user whose run keeps the dtype of a machine that was better at it; else ""."""
+    if dtype != "bf16" or _has_bf16(device):
+        return ""
+    return (
+        f"the run goes on in bf16, as it began, which on this {device.type} may be many times slower than fp32; "
+        "to train on in fp32, begin another run from its checkpoint, with --dtype fp32"
+    )
+
+
+def _has_bf16(device: torch.device) -> bool:
     # bf16 that is emulated is far slower than fp32 (25 times on AVX2), so only hardware counts.
-    in_hardware = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if in_hardware else "fp32"
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def resolve_for_machine(config: TrainConfig, model: GPT2, world: World = ALONE) -> TrainConfig:

@@ -24,6 +24,10 @@ class Task(Protocol):
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the model's text."""
 
+    @property
+    def measures_start(self) -> bool:
+        """Whether the model to begin with is evaluated too, before the first step."""
+
     def model(self, start: Path | None, device: torch.device) -> GPT2:
         """The model of the run's checkpoint ``start``, or to begin with."""
 
@@ -39,6 +43,8 @@ class Task(Protocol):
 
 class Pretraining:
     """All weights, on a folder of ``gptwo prepare``; a checkpoint is a model."""
+
+    measures_start = False
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config

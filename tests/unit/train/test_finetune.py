@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +16,9 @@ import torch
 
 import gptwo
 from gptwo.base.errors import CheckpointError, ConfigError, DataError
+from gptwo.checkpoint import resolve
 from gptwo.checkpoint.adapter import merge
-from gptwo.checkpoint.runs import list_checkpoints
+from gptwo.checkpoint.runs import list_checkpoints, newest_whole
 from gptwo.checkpoint.store import load_training_state, save_checkpoint
 from gptwo.checkpoint.tensor_file import read_tensor_file
 from gptwo.checkpoint.weights import load_weights
@@ -23,6 +26,8 @@ from gptwo.config import GPT2Config
 from gptwo.data.examples import read_examples
 from gptwo.model import build_model
 from gptwo.tokenizer.build import build_byte
+from gptwo.train import run_folder
+from gptwo.train.evaluate import Evaluation
 from gptwo.train.examples_source import PackedExamples
 from gptwo.train.finetune import FinetuneResult, finetune
 from gptwo.train.finetune_config import FULL_LR_BY_WIDTH, LORA_LR_BY_WIDTH, FinetuneConfig
@@ -194,6 +199,40 @@ def test_resumed_at_any_step_it_is_the_same_run(
         assert resumed.base_nats_per_token == whole.base_nats_per_token
         again = [r for r in read_metrics(out / "metrics.jsonl") if "tokens_per_s" not in r]
         assert again == log
+
+
+def test_what_it_goes_on_from_is_verified_once(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time is a hash of all weights: of the run's own newest checkpoint, and of that of a run that is the base."""
+    finetune(settings(out=str(tmp_path / "base"), steps=1))
+    read: list[Path] = []
+
+    def counted(run: Path, **arguments: Any) -> Path | None:
+        read.append(run)
+        return newest_whole(run, **arguments)
+
+    for module in (resolve, run_folder):
+        monkeypatch.setattr(module, "newest_whole", counted)
+    given = settings(model=str(tmp_path / "base"), steps=1, **LORA)
+    finetune(given)
+    assert read == [tmp_path / "base"]
+    kept = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    finetune(FinetuneConfig.from_mapping({**kept, "steps": 2}), resume=True)
+    assert read == [tmp_path / "base", tmp_path / "run"]
+
+
+def test_the_base_is_measured_once_though_the_run_stops_there(settings: Settings) -> None:
+    class Stopping(Silent):
+        def evaluated(self, step: int, evaluation: Evaluation, sample: str) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped = finetune(settings(steps=3), observer=Stopping())
+    assert (stopped.run.step, stopped.run.stopped_by) == (0, "SIGTERM")
+    kept = tomllib.loads((stopped.run.run / "config.toml").read_text())
+    finetune(FinetuneConfig.from_mapping(kept), resume=True)
+    log = read_metrics(stopped.run.run / "metrics.jsonl")
+    assert [r["step"] for r in log if "val_loss" in r] == [0, 3]
 
 
 def test_it_learns(settings: Settings, tmp_path: Path) -> None:

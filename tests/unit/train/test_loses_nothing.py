@@ -286,6 +286,24 @@ def test_the_last_and_the_best_checkpoints_stay(
     assert [p.name for p in list_checkpoints(run)][-1] == "step-00000006"
 
 
+def test_a_dtype_kept_from_a_better_machine_is_told(tiny: Build, tmp_path: Path) -> None:
+    """bf16 belongs to the run, so it stays: here, as if it had been begun on a GPU."""
+    listen = Listen()
+    train(tiny(dtype="bf16", steps=1), observer=listen)
+    assert listen.warnings == [], "who asks for it has it"
+    settings = resumed_settings(str(tmp_path / "run"), {"steps": 2, "dtype": "auto"})
+    assert train(TrainConfig.from_mapping(settings), resume=True, observer=listen).step == 2
+    (warning,) = listen.warnings
+    assert warning.startswith(
+        "the run goes on in bf16, as it began, which on this cpu may be many times slower"
+    )
+    assert warning.endswith("begin another run from its checkpoint, with --dtype fp32")
+    train(tiny(out=str(tmp_path / "fp32"), steps=1), observer=listen)
+    settings = resumed_settings(str(tmp_path / "fp32"), {"steps": 2})
+    train(TrainConfig.from_mapping(settings), resume=True, observer=listen)
+    assert len(listen.warnings) == 1
+
+
 def test_lines_have_what_a_run_is_judged_by(tiny: Build, tmp_path: Path) -> None:
     train(tiny(steps=2))
     lines = [r for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in r]
