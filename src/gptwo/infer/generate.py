@@ -52,18 +52,20 @@ def _written(
 ) -> Generator[tuple[int, str], None, list[Generation]]:
     context = engine.config.context
     first_seed = task.policy.seed if task.policy.seed is not None else sampling.fresh_seed()
-    rows = [Row(task, i, tokenizer, first_seed + i) for i in range(len(task.prompts))]
+    count = len(task.prompts)
     session = engine.start(
-        slots=min(task.batch or len(rows), len(rows)),
+        slots=min(task.batch or count, count),
         # The last token drawn is never read.
         capacity=min(context, max(map(len, task.prompts)) + task.max_new_tokens - 1),
     )
-    waiting = deque(rows)
+    waiting = deque(range(count))
+    done: dict[int, Generation] = {}
     live: dict[int, Row] = {}
     free = list(range(len(session.lengths)))
     while waiting or live:
         while waiting and free:
-            live[free.pop(0)] = waiting.popleft()
+            number = waiting.popleft()
+            live[free.pop(0)] = Row(task, number, tokenizer, first_seed + number)
         for slot, logits_TV in _read(session, live).items():
             row = live[slot]
             before = row.written
@@ -75,7 +77,7 @@ def _written(
                 yield row.number, row.end_full(context)
             if row.finish_reason is not None:
                 session.truncate(slot, 0)
-                del live[slot]
+                done[row.number] = live.pop(slot).generation()
                 free.append(slot)
             elif held == context:
                 session.truncate(slot, 0)
@@ -83,7 +85,7 @@ def _written(
             else:
                 session.truncate(slot, held)
                 row.go_on(context - held)
-    return [row.generation() for row in rows]
+    return [done[number] for number in range(count)]
 
 
 def _read(session: Session, live: Mapping[int, Row]) -> dict[int, Float[np.ndarray, "T V"]]:

@@ -38,7 +38,8 @@ class Row:
         self.unread = task.prompts[number]
         self.guess: list[int] = []
         self._prompt_tokens = len(self.unread)
-        self._ids = self.unread.copy()  # grows in doublings; the first _count are the text so far
+        # The first _count of these; a full array is replaced by one twice as long.
+        self._ids = self.unread
         self._count = len(self._ids)
         self._max_new_tokens = task.max_new_tokens
         self._policy = task.policy
