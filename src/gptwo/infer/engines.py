@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gptwo.base.errors import ConfigError, NativeLibraryError
+from gptwo.checkpoint.layout import packed_file
 from gptwo.checkpoint.released_config import is_adapter
 from gptwo.infer.engine import Engine
 from gptwo.kernels.library import instruction_sets
@@ -85,7 +86,8 @@ def choose_engine(
 ) -> EngineChoice:
     """The engine of that name; of ``auto``, the native one where it can run this and there is no accelerator.
 
-    Raises ``ConfigError`` for an unknown name, and for a dtype that no such engine has.
+    Raises ``ConfigError`` for an unknown name, and for a dtype that no such engine has; ``NativeLibraryError`` for a
+    folder of ``gptwo quantize`` where the kernels were not built.
     """
     if engine != "auto" and engine not in ENGINES:
         raise ConfigError(f"there is no engine {engine!r}; expected auto or one of {', '.join(ENGINES)}")
@@ -115,11 +117,14 @@ def _why_not_native(folder: Path, device: str, dtype: str | None) -> str | None:
         return f"the native engine does not compute in {dtype}"
     if is_adapter(folder):
         return "the native engine runs no adapter; gptwo merge makes a model of it"
+    quantized = packed_file(folder) is not None
     try:
         instruction_sets()
     except NativeLibraryError as error:
+        if quantized:  # which torch cannot run
+            raise
         return str(error)
-    if device == "auto" and dtype not in ("int8", "int4") and _has_accelerator():
+    if device == "auto" and dtype not in ("int8", "int4") and not quantized and _has_accelerator():
         return "there is an accelerator"
     return None
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 import gptwo
-from gptwo.base.errors import ConfigError, NativeLibraryError
+from gptwo.base.errors import CheckpointError, ConfigError, NativeLibraryError
 from gptwo.config import GPT2Config
 from gptwo.infer import engines
 from gptwo.infer.engines import choose_engine, load_engine
+from gptwo.infer.quantize import quantize
 from random_checkpoint import write_random_checkpoint
 
 CONFIG = GPT2Config(n_layer=2, n_head=2, n_embd=16, context=16, vocab_size=37)
@@ -53,6 +54,23 @@ def test_auto_leaves_the_model_to_an_accelerator(folder: Path, monkeypatch: pyte
     assert choose_engine(folder) == ("torch", "there is an accelerator")
     assert choose_engine(folder, device="cpu").name == "native"
     assert choose_engine(folder, dtype="int8").name == "native"
+
+
+def test_a_quantized_folder_is_the_native_engines(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = quantize(folder, to="int8", out=tmp_path / "small").folder
+    monkeypatch.setattr(engines, "_has_accelerator", lambda: True)
+    assert gptwo.load(out, threads=1).description.startswith("native on cpu in int8 ")
+    with pytest.raises(CheckpointError, match="gptwo quantize made for the native engine"):
+        gptwo.load(out, engine="torch")
+
+    def not_built() -> list[str]:
+        raise NativeLibraryError("the native kernels are not built")
+
+    monkeypatch.setattr(engines, "instruction_sets", not_built)
+    with pytest.raises(NativeLibraryError, match="are not built"):
+        gptwo.load(out)
 
 
 def test_what_cannot_be_is_refused(folder: Path) -> None:

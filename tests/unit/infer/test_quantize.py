@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy_checkpoint import MATRICES, random_values, write_folder
+from numpy_checkpoint import MATRICES, ODD, random_values, write_folder
 
 from command import command, done
 from gptwo.base.errors import CheckpointError, ConfigError
@@ -135,3 +136,26 @@ def test_the_command_says_what_it_cost(folder: Path, tmp_path: Path) -> None:
     assert [found[name] for name in ("perplexity_before", "kl", "tokens")] == [None] * 3
     refused = command("quantize", folder, "--to", "int8", "--out", tmp_path / "json").error_line()
     assert "is there already" in refused
+
+
+def test_the_command_measures_what_it_cost_a_text(tmp_path: Path) -> None:
+    config = replace(ODD, vocab_size=257, context=16)
+    folder = write_folder(tmp_path / "model", random_values(config), config)
+    build_byte().save(folder)
+    (tmp_path / "text.txt").write_text("a text of some windows, side by side, and a rest")
+    arguments = ("quantize", folder, "--data", tmp_path / "text.txt", "--limit", 40, "--force")
+    measured = {}
+    for dtype in ("int8", "int4"):
+        found = json.loads(done(*arguments, "--to", dtype, "--out", tmp_path / dtype, "--json").out)
+        evaluated = done("eval", folder, "--data", tmp_path / "text.txt", "--limit", 40, "--json").out
+        assert found["tokens"] == 40
+        assert found["perplexity_before"] == pytest.approx(
+            json.loads(evaluated)["metrics"]["perplexity"], rel=1e-5
+        )
+        assert found["perplexity_after"] != found["perplexity_before"]
+        assert 0 <= found["top1_agreement"] <= 1
+        measured[dtype] = found["kl"]
+    assert 0 < measured["int8"] < measured["int4"] / 10
+    said = done(*arguments, "--to", "int4", "--out", tmp_path / "int4").out
+    assert "on 40 tokens of " in said
+    assert "KL(before || after)" in said
