@@ -68,16 +68,17 @@ def resumed(run: Path, steps: int) -> Outcome:
     return command("train", "--out", run, "--resume", "--steps", steps)
 
 
-def test_a_disk_that_refuses_at_any_call_of_a_run(data: Path, tmp_path: Path) -> None:
-    """One step more, its save and its evaluation: each of their calls fails once, each error in its turn."""
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.long)])
+def test_a_disk_that_refuses_a_call_of_a_run(data: Path, tmp_path: Path, every: int) -> None:
+    """One step more, its save and its evaluation: every third of their calls fails once, each error in its turn."""
     run = tmp_path / "run"
     done("train", "--data", data, "--out", run, "--steps", 1, *FLAGS)
     with one_call_fails(0, 0) as calls:
         assert resumed(run, 2).code == 0
     assert {"open", "write", "fsync", "rename", "replace", "io.open"} <= set(calls)
     refused, step = 0, 2
-    for at_call in range(1, len(calls) + 1, 3):
-        number = ERRORS[at_call // 3 % len(ERRORS)]
+    for turn, at_call in enumerate(range(1, len(calls) + 1, every)):
+        number = ERRORS[turn % len(ERRORS)]
         with one_call_fails(at_call, number):
             outcome = resumed(run, step + 1)
         newest = newest_whole(run)

@@ -58,9 +58,10 @@ def is_sharded(model: GPT2) -> bool:
 
 
 def forget_forward(model: GPT2) -> None:
-    """Make a sharded model fit for another pass after one that an error broke off on every rank alike."""
-    assert isinstance(model, FSDPModule)
-    model.reset_iter_state()
+    """Give up what a forward pass that an error broke off on every rank has gathered on each of them."""
+    # Older torch gives it up with the next pass.
+    if isinstance(model, FSDPModule) and hasattr(model, "reset_iter_state"):
+        model.reset_iter_state()
 
 
 def fill(model: GPT2, weights: Mapping[str, Tensor]) -> None:

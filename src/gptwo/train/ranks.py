@@ -53,7 +53,7 @@ def is_sharded(model: GPT2, world: World) -> bool:
 
 
 def leave_forward(model: GPT2, error: Exception, world: World) -> None:
-    """After ``error`` in a forward pass: make the model fit for another one, when all ranks had one alike.
+    """After ``error`` in a forward pass: leave the model as before it, when all ranks had one alike.
 
     Raises ``error`` when they had not and the model is sharded: the others wait for this rank, and cannot go on.
     """
