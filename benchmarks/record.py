@@ -9,12 +9,15 @@ import os
 import platform
 import statistics
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
 HISTORY = Path(__file__).parent / "history"
+# From this share of the machine that other processes take, figures are not of a quiet one.
+BUSY = 0.1
 
 
 def machine() -> dict[str, Any]:
@@ -59,3 +62,19 @@ def append(name: str, figures: dict[str, Any]) -> dict[str, Any]:
     with (HISTORY / f"{name}.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
     return line
+
+
+def others_share(seconds: float = 0.5) -> float:
+    """The share of all cores that other processes take while this one waits; 0 where /proc does not say."""
+
+    def times() -> list[int]:
+        try:
+            return [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        except OSError:
+            return [0] * 8
+
+    before = times()
+    time.sleep(seconds)
+    spent = [after - at_first for at_first, after in zip(before, times(), strict=True)]
+    idle = spent[3] + spent[4]  # idle, and waiting for a disk
+    return 1 - idle / sum(spent) if sum(spent) else 0.0

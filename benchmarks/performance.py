@@ -1,0 +1,125 @@
+"""Write the tables of docs/performance.md from history/decode.jsonl: `python benchmarks/performance.py [--check]`.
+
+Every bar is that of the newest run of GPT-2 124M that measured it, so that the parts may be run one by one. The prose
+of the page is written by hand; what stands between the markers is made here.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import record
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
+BEGIN, END = "<!-- made by benchmarks/performance.py: begin -->", "<!-- end -->"
+SIZE = "gpt2"
+
+
+def newest(history: Path) -> dict[int, dict[str, Any]]:
+    """Of each bar, the newest line that measured it."""
+    if not history.exists():
+        return {}
+    lines = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+    return {bar: line for line in lines if line["size"] == SIZE for bar in line["only"]}
+
+
+def tables(history: Path) -> str:
+    """The speeds, the bars, and of what runs they are."""
+    runs = newest(history)
+    if not runs:
+        return "Not measured yet: `python benchmarks/decode.py`."
+    return "\n\n".join([_speeds(runs), _bars(runs), *_runs(runs)])
+
+
+def _speeds(runs: dict[int, dict[str, Any]]) -> str:
+    """Tokens per second; where two bars need a workload, of the newer run."""
+    speeds: dict[str, dict[str, str]] = {}
+    workloads: dict[str, list[int]] = {}
+    for line in sorted(runs.values(), key=lambda line: str(line["time"])):
+        for engine, found in line["engines"].items():
+            for name, figure in found.items():
+                workloads[name] = line["workloads"][name]
+                speed = figure["tokens_per_s"]["median"]
+                speeds.setdefault(engine, {})[name] = f"{speed:,.{0 if speed >= 100 else 1}f}"
+    if not speeds:
+        return ""
+    names = sorted(workloads, key=lambda name: (workloads[name][2] == 0, workloads[name]))
+    head = [_column(*workloads[name]) for name in names]
+    rows = [[engine, *(found.get(name, "-") for name in names)] for engine, found in speeds.items()]
+    return _table(["tokens per second", *head], rows)
+
+
+def _column(rows: int, prompt: int, count: int) -> str:
+    if not count:
+        return f"prefill {prompt:,}"
+    return f"{count} after {prompt}" + (f", {rows} rows" if rows > 1 else "")
+
+
+def _bars(runs: dict[int, dict[str, Any]]) -> str:
+    rows = []
+    for number, line in sorted(runs.items()):
+        for row in line["bars"]:
+            if row["bar"] == number:
+                value = "-" if row["value"] is None else f"{row['value']:.2f}"
+                goal = f"{'≤' if row['at_most'] else '≥'} {row['target']:g}"
+                rows.append(
+                    [str(number), row["what"], row["figure"], row["against"], value, goal, row["verdict"]]
+                )
+    return _table(["bar", "what", "gptwo", "beside", "ratio", "goal", ""], rows)
+
+
+def _runs(runs: dict[int, dict[str, Any]]) -> list[str]:
+    """One paragraph for each run that a bar is of."""
+    lines: dict[str, list[int]] = {}
+    for number, line in sorted(runs.items()):
+        lines.setdefault(json.dumps(line), []).append(number)
+    return [_described(json.loads(text), bars) for text, bars in lines.items()]
+
+
+def _described(line: dict[str, Any], bars: list[int]) -> str:
+    machine = line["machine"]
+    versions = ", ".join(
+        f"{name} {version}" for name, version in machine.items() if name in ("python", "torch")
+    )
+    peers = ", ".join(f"{name} {version}" for name, version in line["peers"].items())
+    noun = "Bar" if len(bars) == 1 else "Bars"
+    text = (
+        f"{noun} {', '.join(map(str, bars))}: {line['time'][:10]}, commit {line['commit']}, {machine['processor']} "
+        f"({machine['capability']}), {line['threads']} threads, medians of {line['rounds']} rounds; {versions}"
+        f"{'; ' + peers if peers else ''}."
+    )
+    for name, reason in line["left_out"].items():
+        text += f" Left out: {name} ({reason})."
+    if line["others_share"] > record.BUSY:
+        text += f" **The machine was busy**: other processes took {line['others_share']:.0%} of it."
+    return text
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def page(text: str, history: Path) -> str:
+    """The page with its tables made anew. ``ValueError`` without the markers."""
+    before, _, rest = text.partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise ValueError(f"the page has no {BEGIN} … {END}")
+    return f"{before}{BEGIN}\n\n{tables(history)}\n\n{END}{after}"
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page; with --check only say whether it is fresh, by the exit code."""
+    text = PAGE.read_text(encoding="utf-8")
+    made = page(text, record.HISTORY / "decode.jsonl")
+    if "--check" in arguments:
+        return int(made != text)
+    PAGE.write_text(made, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
