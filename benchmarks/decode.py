@@ -68,6 +68,14 @@ TOLERANCES = {
 }
 
 
+def interpreter(engine: str, given: list[str]) -> str:
+    """The interpreter of a peer: of ``PATH`` and ``NAME=PATH`` the last that is for it, else this one."""
+    pythons = {"": sys.executable} | {
+        name: path for name, _, path in (text.rpartition("=") for text in given)
+    }
+    return pythons.get(engine.partition(" ")[0], pythons[""])
+
+
 class Run:
     """One run of the benchmark: where its models lie, who takes part, and with how many threads."""
 
@@ -78,7 +86,7 @@ class Run:
     def ask(self, what: str, *arguments: Any, engine: str | None = None) -> Any:
         """A worker's answer, by the interpreter of the engine. ``RuntimeError`` with the last line of its errors."""
         peer = engine is not None and not ENGINES[engine].ours
-        python = self._options.peer_python if peer and self._options.peer_python else sys.executable
+        python = interpreter(engine, self._options.peer_python) if engine and peer else sys.executable
         environment = {**os.environ, "OMP_NUM_THREADS": str(self._options.threads)}
         path = [str(HERE.parent / "src"), os.environ.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
@@ -253,7 +261,13 @@ def main() -> None:
     parser.add_argument("--size", default="gpt2", help="a size of gptwo's, with random weights")
     parser.add_argument("--model", type=Path, help="a model's folder instead")
     parser.add_argument("--work", type=Path, help="where models are kept; without it they are made each time")
-    parser.add_argument("--peer-python", help="the interpreter that has the peers; default this one")
+    parser.add_argument(
+        "--peer-python",
+        metavar="[NAME=]PATH",
+        action="append",
+        default=[],
+        help="the interpreter that has the peers, or the one of that name, e.g. OpenVINO; default this one",
+    )
     options = parser.parse_args()
     only = sorted(map(int, options.only.split(",")))
     with work_folder(options.work) as work:
