@@ -18,6 +18,17 @@ def convert(model: Path, converted: Path, precision: str) -> None:
 
     quantization = None if precision == "float32" else precision
     TransformersConverter(str(model)).convert(str(converted), quantization=quantization, force=True)
+    # It does not load a model without a first, a last or an unknown word; writing greedily needs none of them.
+    path = converted / "config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    any_word = _words(converted)[-1]
+    settings |= {key: any_word for key in ("bos_token", "eos_token", "unk_token") if settings[key] is None}
+    path.write_text(json.dumps(settings), encoding="utf-8")
+
+
+def _words(converted: Path) -> list[str]:
+    words: list[str] = json.loads((converted / "vocabulary.json").read_text(encoding="utf-8"))
+    return words
 
 
 class CTranslate2:
@@ -26,7 +37,7 @@ class CTranslate2:
             str(converted), device="cpu", compute_type=precision, intra_threads=threads
         )
         # It takes the words of its own vocabulary file, not ids.
-        self._words = json.loads((converted / "vocabulary.json").read_text(encoding="utf-8"))
+        self._words = _words(converted)
 
     def generate(self, prompts: list[list[int]], count: int) -> Written:
         rows = len(prompts)

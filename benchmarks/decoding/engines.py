@@ -73,7 +73,7 @@ DISTRIBUTIONS = {
     "transformers_gpt2": ("transformers",),
     "llama_cpp_gguf": ("llama-cpp-python", "gguf"),
     "ctranslate2_generator": ("ctranslate2", "transformers"),
-    "openvino_genai_llm": ("openvino-genai", "optimum-intel", "nncf"),
+    "openvino_genai_llm": ("openvino-genai", "nncf"),
     "onnxruntime_graph": ("onnxruntime", "onnx"),
 }
 

@@ -29,7 +29,7 @@ def convert(model: Path, converted: Path, precision: str) -> None:
     if plain != target:
         quantize_dynamic(
             plain, target, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, per_channel=True,
-            extra_options={"MatMulConstBOnly": True},
+            extra_options={"MatMulConstBOnly": True, "DefaultTensorType": _FLOAT},
         )  # fmt: skip
         plain.unlink()
 
@@ -128,12 +128,16 @@ class OnnxRuntime:
             T = tokens_BT.shape[1]
             positions = np.arange(past, past + T, dtype=np.int64)
             past += T
-            binding.bind_cpu_input("input_ids", tokens_BT)
-            binding.bind_cpu_input("position_ids", np.tile(positions, (rows, 1)))
-            binding.bind_cpu_input("last_index", np.full(rows, past - 1, dtype=np.int32))
-            binding.bind_cpu_input("total", np.array([past], dtype=np.int32))
+            inputs = {  # bound, not copied: they must live until the run is over
+                "input_ids": tokens_BT,
+                "position_ids": np.tile(positions, (rows, 1)),
+                "last_index": np.full(rows, past - 1, dtype=np.int32),
+                "total": np.array([past], dtype=np.int32),
+            }
+            for name, array in inputs.items():
+                binding.bind_cpu_input(name, array)
             self._session.run_with_iobinding(binding)
-            return binding.get_outputs()[0].numpy()
+            return binding.get_outputs()[0].numpy().copy()  # the next run writes over it
 
         return greedy(
             lambda: step(np.array(prompts, dtype=np.int64)), lambda last: step(last[:, None]), count

@@ -22,7 +22,7 @@ MODULES = {
     "transformers_gpt2": ("transformers",),
     "llama_cpp_gguf": ("llama_cpp", "gguf"),
     "ctranslate2_generator": ("ctranslate2", "transformers"),
-    "openvino_genai_llm": ("openvino_genai", "optimum.intel", "nncf"),
+    "openvino_genai_llm": ("openvino_genai", "nncf"),
     "onnxruntime_graph": ("onnxruntime", "onnx"),
 }
 
