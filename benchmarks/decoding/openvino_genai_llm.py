@@ -34,11 +34,10 @@ def _graph(shape: Shape, weights: dict[str, Array]) -> openvino.Model:
     """Inputs, outputs and states as the pipeline expects them, whose names are its own."""
     K = shape.D // shape.H
     inputs = {
-        "input_ids": op.parameter([-1, -1], np.int64),
-        "attention_mask": op.parameter([-1, -1], np.int64),
-        "position_ids": op.parameter([-1, -1], np.int64),
-        "beam_idx": op.parameter([-1], np.int32),
+        name: op.parameter([-1, -1], np.int64, name=name)
+        for name in ("input_ids", "attention_mask", "position_ids")
     }
+    inputs["beam_idx"] = op.parameter([-1], np.int32, name="beam_idx")
     for name, parameter in inputs.items():
         parameter.output(0).set_names({name})
     ids, mask, positions, beam = inputs.values()
