@@ -152,7 +152,7 @@ class Bars:
             length = self._figures["workloads"].get(workload, (1, 0, 0))[1]
             name = f"prefill {length}"
             rows.append(self._ratio(3, name, "fp32", workload, 1.1))
-            rows.append(self._ratio(3, name, "int8", workload, 1.1, "CTranslate2 int8"))
+            rows.append(self._ratio(3, name, "int8", workload, 1.1, peer="CTranslate2 int8"))
             speed = self.speed("gptwo fp32", workload)
             share = None
             if speed is not None and peak is not None:
@@ -169,7 +169,7 @@ class Bars:
     def _batch(self) -> list[Row]:
         rows = [
             self._ratio(4, "8 rows, 64 tokens after 32", "int8", "batch-8", 1.5),
-            self._ratio(4, "8 rows, 64 tokens after 32", "fp32", "batch-8", 1.5, "CTranslate2 fp32"),
+            self._ratio(4, "8 rows, 64 tokens after 32", "fp32", "batch-8", 1.5, peer="CTranslate2 fp32"),
         ]
         for dtype in ("fp32", "int8"):
             decode, prefill = self._flops_per_s(dtype, "batch-32"), self._flops_per_s(dtype, "prefill-512")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gptwo.base.errors import NativeLibraryError
 from gptwo.config import GPT2Config, preset
 from gptwo.costs import forward_flops, kv_cache_bytes
 
@@ -17,7 +18,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 GPT2 = preset("gpt2")
 # What the families of engines import.
 MODULES = {
-    "native": (),
+    "native": ("gptwo.infer.native_engine",),
     "torch_engine": (),
     "transformers_gpt2": ("transformers",),
     "llama_cpp_gguf": ("llama_cpp", "gguf"),
@@ -59,6 +60,15 @@ def engine_names() -> list[str]:
     return list(ENGINES)
 
 
+def built() -> bool:
+    from gptwo.kernels.library import instruction_sets
+
+    try:
+        return bool(instruction_sets())
+    except NativeLibraryError:
+        return False
+
+
 @pytest.mark.parametrize("engine", engine_names())
 def test_an_engine_computes_the_same_and_is_timed(engine: str, model: Path, tmp_path: Path) -> None:
     import decode
@@ -66,6 +76,8 @@ def test_an_engine_computes_the_same_and_is_timed(engine: str, model: Path, tmp_
     from decoding.engines import DISTRIBUTIONS, ENGINES
 
     family = ENGINES[engine].family
+    if family == "native" and not built():
+        pytest.skip("needs the native kernels: install gptwo where a C++ compiler is")
     for module in MODULES[family]:
         pytest.importorskip(module, reason=f"needs {module}: pip install {' '.join(DISTRIBUTIONS[family])}")
     place = (engine, str(model), str(tmp_path / "converted"), "1")
