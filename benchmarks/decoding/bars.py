@@ -13,8 +13,8 @@ from gptwo.costs import forward_flops, kv_cache_bytes, parameter_count
 # Bytes of a weight as the native engine keeps it: a group of 32 has its scale in 2 more bytes.
 BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "int8": 34 / 32, "int4": 18 / 32}
 
-# Of a key or value in the native engine's cache, unless it is told otherwise.
-KV_VALUE_BYTES = 4
+# Of a key or value as the native engine keeps it beside such weights.
+KV_VALUE_BYTES = {"fp32": 4, "bf16": 2, "int8": 2, "int4": 2}
 # A cold start has room for so many: the prompt and a token, in whole blocks.
 COLD_TOKENS = 32
 DTYPES = tuple(BYTES_PER_WEIGHT)
@@ -50,16 +50,16 @@ def weight_bytes(config: GPT2Config, dtype: str) -> float:
     return matrices * BYTES_PER_WEIGHT[dtype] + 4 * (parameter_count(config) - matrices)
 
 
-def bytes_per_token(
-    config: GPT2Config, dtype: str, *, prompt: int, count: int, kv_value_bytes: float
-) -> float:
+def bytes_per_token(config: GPT2Config, dtype: str, *, prompt: int, count: int) -> float:
     """What must be read to decode a token, on average over ``count`` after ``prompt``: weights, and keys and values.
 
     Of P it is one row, which is not counted.
     """
     weights = weight_bytes(config, dtype) - 4 * config.context * config.n_embd
     positions = prompt + (count + 1) / 2
-    return weights + positions * kv_cache_bytes(config, batch=1, tokens=1, bytes_per_value=1) * kv_value_bytes
+    return weights + positions * kv_cache_bytes(
+        config, batch=1, tokens=1, bytes_per_value=KV_VALUE_BYTES[dtype]
+    )
 
 
 class Bars:
@@ -120,9 +120,7 @@ class Bars:
         if speed is None or bandwidth is None:
             return None
         _, prompt, count = self._figures["workloads"][workload]
-        per_token = bytes_per_token(
-            self._config, dtype, prompt=prompt, count=count, kv_value_bytes=KV_VALUE_BYTES
-        )
+        per_token = bytes_per_token(self._config, dtype, prompt=prompt, count=count)
         return float(per_token * speed / bandwidth["median"])
 
     def _bandwidth(self) -> list[Row]:
@@ -199,7 +197,9 @@ class Bars:
             found = self._figures.get("cold", {}).get(dtype)
             seconds = found["first_token_s"]["median"] if found else None
             resident = found["resident_bytes"]["median"] if found else None
-            kv = kv_cache_bytes(self._config, batch=1, tokens=COLD_TOKENS, bytes_per_value=KV_VALUE_BYTES)
+            kv = kv_cache_bytes(
+                self._config, batch=1, tokens=COLD_TOKENS, bytes_per_value=KV_VALUE_BYTES[dtype]
+            )
             needed = weight_bytes(self._config, dtype) + kv
             rows.append(
                 Row(

@@ -214,9 +214,10 @@ def test_bytes_of_a_token_are_those_of_the_packed_weights_and_of_the_cache() -> 
     matrices, others = 12 * 32 * 32 + 96 * 32, 13 * 32 + 2 * 32
     assert weight_bytes(small, "fp32") == 4 * (matrices + others + 64 * 32)
     assert weight_bytes(small, "int8") == matrices * 34 / 32 + 4 * (others + 64 * 32)
-    # Of three tokens after 10, the keys and values of 11, 12 and 13 positions are read.
-    expected = matrices * 18 / 32 + 4 * others + 12 * kv_cache_bytes(small, batch=1, tokens=1)
-    assert bytes_per_token(small, "int4", prompt=10, count=3, kv_value_bytes=4) == expected
+    # Of three tokens after 10, the keys and values of 11, 12 and 13 positions are read, in bfloat16.
+    kv = 12 * kv_cache_bytes(small, batch=1, tokens=1, bytes_per_value=2)
+    expected = matrices * 18 / 32 + 4 * others + kv
+    assert bytes_per_token(small, "int4", prompt=10, count=3) == expected
 
 
 def test_shares_of_the_ceilings() -> None:
@@ -225,12 +226,12 @@ def test_shares_of_the_ceilings() -> None:
     found = figures(gptwo_fp32={"short": 96.0, "long": 60.0, "prefill-512": 1200.0, "batch-32": 700.0})
     rows = rows_of(found)
     short = rows["share of the read bandwidth after 32, fp32"]
-    per_token = bytes_per_token(GPT2, "fp32", prompt=32, count=128, kv_value_bytes=4)
+    per_token = bytes_per_token(GPT2, "fp32", prompt=32, count=128)
     assert short.value == pytest.approx(per_token * 96 / 50e9)
     assert short.verdict == "HIT"
     lost = rows["points of it lost after 900, fp32"]
     assert lost.value == pytest.approx(
-        short.value - bytes_per_token(GPT2, "fp32", prompt=900, count=64, kv_value_bytes=4) * 60 / 50e9
+        short.value - bytes_per_token(GPT2, "fp32", prompt=900, count=64) * 60 / 50e9
     )
     assert lost.verdict == "MISS"
     prefill = forward_flops(GPT2, batch=1, tokens=512, last_only=True) / 512
