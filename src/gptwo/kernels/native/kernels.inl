@@ -186,7 +186,7 @@ void quantize_group(const float* x, int8_t* values, float* scale, int32_t* sum_o
 }
 
 void quantize(const float* x, int64_t width, const Quantized& to, int64_t row) {
-    for (int64_t g = 0; g < to.groups; ++g) {
+    for (int64_t g = 0; g < ceil_div(width, GROUP); ++g) {
         float padded[GROUP] = {};
         const int64_t n = std::min<int64_t>(GROUP, width - g * GROUP);
         std::memcpy(padded, x + g * GROUP, n * sizeof(float));

@@ -45,7 +45,14 @@ class Pass {
 public:
     Pass(Pool& pool, const Kernels& kernels, Workspace& space, const Model& model, const Cache& cache,
          const Chunk& chunk)
-        : pool_(pool), k_(kernels), m_(model), cache_(cache), chunk_(chunk), rows_(int64_t(chunk.places.size())) {
+        : pool_(pool),
+          k_(kernels),
+          m_(model),
+          cache_(cache),
+          chunk_(chunk),
+          rows_(int64_t(chunk.places.size())),
+          single_tokens_(chunk.stretches.size() == chunk.places.size() &&
+                         chunk.outputs.size() == chunk.places.size()) {
         const int64_t D = m_.width;
         x_ = grown(space.x, rows_ * D);
         x_last_ = grown(space.x_last, int64_t(chunk.outputs.size()) * D);
@@ -72,12 +79,15 @@ public:
             const bool last = layer + 1 == m_.layers;
             norm(x_, rows_, block.attention_norm_weight, block.attention_norm_bias, block.qkv);
             linear(block.qkv, rows_, normed_, NORMED, {qkv_, 3 * D, nullptr, 0, false, {}});
-            store_keys(layer);
+            // The keys of a sequence's only new token are stored by the task that reads them first.
+            if (!single_tokens_) store_keys(layer);
             const int64_t rows = last ? int64_t(chunk_.outputs.size()) : rows_;
             if (rows == 0) return;
             float* x = last ? x_last_ : x_;
-            last ? attend_outputs(layer) : attend(layer);
-            if (block.output.integer()) quantize(mixed_, rows, D, MIXED);
+            // A head of whole groups is rounded where it is computed.
+            const bool rounds = block.output.integer() && head_width() % GROUP == 0;
+            last ? attend_outputs(layer, rounds) : attend(layer, rounds);
+            if (block.output.integer() && !rounds) quantize(mixed_, rows, D, MIXED);
             linear(block.output, rows, mixed_, MIXED, {x, D, x, D, false, {}});
             norm(x, rows, block.mlp_norm_weight, block.mlp_norm_bias, block.up);
             const Quantized hidden = block.down.integer() ? quantized_[HIDDEN] : Quantized{};
@@ -128,41 +138,54 @@ private:
         });
     }
 
+    int64_t head_width() const { return m_.width / m_.heads; }
+
+    void store(int64_t layer, int64_t row, int64_t head) const {
+        const Place& place = chunk_.places[row];
+        const float* k = qkv_ + row * 3 * m_.width + m_.width + head * head_width();
+        k_.store(cache_, layer, head, place.table, place.position, k, k + m_.width);
+    }
+
     void store_keys(int64_t layer) const {
-        const int64_t D = m_.width, K = D / m_.heads;
         pool_.each(rows_ * m_.heads, [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) {
-                const Place& place = chunk_.places[i / m_.heads];
-                const int64_t head = i % m_.heads;
-                const float* k = qkv_ + i / m_.heads * 3 * D + D + head * K;
-                k_.store(cache_, layer, head, place.table, place.position, k, k + D);
-            }
+            for (int64_t i = begin; i < end; ++i) store(layer, i / m_.heads, i % m_.heads);
         });
     }
 
-    void attend(int64_t layer) const {
-        const int64_t D = m_.width, K = D / m_.heads;
+    // The queries of `count` rows from `row` on, at the positions from `first` on; what they mix, to the rows of mixed
+    // from `to` on, there rounded too if the next layer wants it so.
+    void attend_rows(int64_t layer, int64_t head, int64_t row, int64_t count, int64_t first, const int32_t* table,
+                     int64_t to, bool rounds) const {
+        const int64_t D = m_.width, K = head_width();
+        if (single_tokens_) store(layer, row, head);
+        float* mixed = mixed_ + to * D + head * K;
+        k_.attend(cache_, {qkv_ + row * 3 * D + head * K, 3 * D, count, first, table, layer, head}, mixed, D);
+        if (!rounds) return;
+        Quantized part = quantized_[MIXED];
+        part.values += head * K;
+        part.scales += head * K / GROUP;
+        part.sums += head * K / GROUP;
+        for (int64_t i = 0; i < count; ++i) k_.quantize(mixed + i * D, K, part, to + i);
+    }
+
+    void attend(int64_t layer, bool rounds) const {
         pool_.each(int64_t(chunk_.stretches.size()) * m_.heads, [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; ++i) {
                 const Stretch& stretch = chunk_.stretches[i / m_.heads];
-                const int64_t head = i % m_.heads;
-                const Queries queries = {qkv_ + stretch.row * 3 * D + head * K, 3 * D, stretch.tokens,
-                                         stretch.position, stretch.table, layer, head};
-                k_.attend(cache_, queries, mixed_ + stretch.row * D + head * K, D);
+                attend_rows(layer, i % m_.heads, stretch.row, stretch.tokens, stretch.position, stretch.table,
+                            stretch.row, rounds);
             }
         });
     }
 
     // Of the last layer, only for the rows whose logits are wanted; from here on they stand alone.
-    void attend_outputs(int64_t layer) const {
-        const int64_t D = m_.width, K = D / m_.heads;
+    void attend_outputs(int64_t layer, bool rounds) const {
+        const int64_t D = m_.width, K = head_width();
         pool_.each(int64_t(chunk_.outputs.size()) * m_.heads, [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; ++i) {
                 const int64_t output = i / m_.heads, head = i % m_.heads, row = chunk_.outputs[output];
                 const Place& place = chunk_.places[row];
-                const Queries queries = {qkv_ + row * 3 * D + head * K, 3 * D, 1, place.position, place.table, layer,
-                                         head};
-                k_.attend(cache_, queries, mixed_ + output * D + head * K, D);
+                attend_rows(layer, head, row, 1, place.position, place.table, output, rounds);
                 std::memcpy(x_last_ + output * D + head * K, x_ + row * D + head * K, K * sizeof(float));
             }
         });
@@ -174,6 +197,7 @@ private:
     const Cache& cache_;
     const Chunk& chunk_;
     const int64_t rows_;
+    const bool single_tokens_;  // each row is the only new one of its sequence, and its logits are wanted
     float *x_, *x_last_, *normed_, *qkv_, *mixed_, *hidden_;
     Quantized quantized_[3];
 };
