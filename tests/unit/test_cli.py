@@ -382,7 +382,7 @@ MISTAKES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("generate", "{run}", "--prompts", "{tmp}/gone.txt"), ("DataError: ", "gone.txt")),
     (("generate", "{run}", "--prompts", "{empty}"), ("DataError: ", "has no prompt; expected one a line")),
     (
-        (*GENERATE, "--lookup"),
+        (*GENERATE, "--lookup", "--engine", "torch"),
         (
             "ConfigError: lookup=True needs logits that are the same in any batch, and torch on cpu",
             "(--lookup)",
@@ -431,7 +431,15 @@ MISTAKES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ),
     ((*GENERATE, "--top-k", "1.5"), ("UsageError: argument --top-k: invalid int value: '1.5'",)),
     ((*GENERATE, "--temperature", "warm"), ("UsageError: argument --temperature: invalid float value",)),
-    ((*GENERATE, "--dtype", "int8"), ("ConfigError: dtype 'int8' is unknown; expected one of fp32, bf16",)),
+    (
+        (*GENERATE, "--engine", "torch", "--dtype", "int8"),
+        ("ConfigError: dtype 'int8' is not possible on the torch engine; expected one of bf16",),
+    ),
+    (
+        (*GENERATE, "--engine", "warp"),
+        ("ConfigError: there is no engine 'warp'; expected auto or one of native",),
+    ),
+    ((*GENERATE, "--threads", "0"), ("ConfigError: threads=0 is not possible",)),
     ((*GENERATE, "--device", "tpu"), ("DeviceError: device 'tpu' is unknown; expected auto, cpu",)),
     ((*GENERATE, "--device", "cuda:99"), ("DeviceError: device 'cuda:99' is not there", "use --device cpu")),
     # prepare

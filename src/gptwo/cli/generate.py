@@ -160,7 +160,11 @@ def run(arguments: argparse.Namespace) -> int:
     generations = (
         _of_file(model, arguments) if arguments.prompts is not None else _of_prompt(model, arguments)
     )
-    for notice in sorted({generation.notice for generation in generations if generation.notice}):
+    notices = {generation.notice for generation in generations if generation.notice}
+    # Who asked for a device or a dtype knows why.
+    if model.engine_reason and arguments.device == "auto" and arguments.dtype is None:
+        notices.add(f"it ran on torch: {model.engine_reason}")
+    for notice in sorted(notices):
         print(f"note: {notice}", file=sys.stderr)
     return 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,14 +34,10 @@ def load(arguments: argparse.Namespace) -> LanguageModel:
     """The model of ``add_model`` as ``add_engine`` says; errors as ``gptwo.load``."""
     import gptwo
 
-    model = gptwo.load(
+    return gptwo.load(
         arguments.model,
         device=arguments.device,
         dtype=arguments.dtype,
         engine=arguments.engine,
         threads=arguments.threads,
     )
-    # Who asked for a device or a dtype knows why.
-    if model.engine_reason and arguments.device == "auto" and arguments.dtype is None:
-        print(f"note: on torch: {model.engine_reason}", file=sys.stderr)
-    return model

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 from gptwo.base.errors import ConfigError, NativeLibraryError
 from gptwo.checkpoint.layout import packed_file
-from gptwo.checkpoint.released_config import is_adapter
+from gptwo.checkpoint.names import parameter_table
+from gptwo.checkpoint.released_config import is_adapter, read_config
+from gptwo.checkpoint.stored import stored_tensors
 from gptwo.infer.engine import Engine
 from gptwo.kernels.library import instruction_sets
 
@@ -87,7 +89,7 @@ def choose_engine(
     """The engine of that name; of ``auto``, the native one where it can run this and there is no accelerator.
 
     Raises ``ConfigError`` for an unknown name, and for a dtype that no such engine has; ``NativeLibraryError`` for a
-    folder of ``gptwo quantize`` where the kernels were not built.
+    folder of ``gptwo quantize`` where the kernels were not built; ``CheckpointError`` for a folder that is not whole.
     """
     if engine != "auto" and engine not in ENGINES:
         raise ConfigError(f"there is no engine {engine!r}; expected auto or one of {', '.join(ENGINES)}")
@@ -100,7 +102,7 @@ def choose_engine(
         )
     if engine != "auto":
         return EngineChoice(engine, None)
-    reason = _why_not_native(folder, device, dtype)
+    reason = _asked_for_torch(device, dtype) or _why_not_native(folder, device, dtype)
     return EngineChoice("torch" if reason else "native", reason)
 
 
@@ -110,23 +112,38 @@ def short_dtype(name: str) -> str:
     return short.get(name.removeprefix("torch."), name.removeprefix("torch."))
 
 
-def _why_not_native(folder: Path, device: str, dtype: str | None) -> str | None:
+def _asked_for_torch(device: str, dtype: str | None) -> str | None:
     if device not in ("auto", "cpu"):
         return f"the native engine runs on the cpu, and {device} was asked for"
     if dtype is not None and short_dtype(dtype) not in ENGINES["native"].dtypes:
         return f"the native engine does not compute in {dtype}"
+    return None
+
+
+def _why_not_native(folder: Path, device: str, dtype: str | None) -> str | None:
+    if packed_file(folder) is not None:  # which torch cannot run
+        instruction_sets()
+        return None
     if is_adapter(folder):
         return "the native engine runs no adapter; gptwo merge makes a model of it"
-    quantized = packed_file(folder) is not None
+    if dtype is None and _is_float64(folder):
+        return "the native engine does not compute in float64, as the weights are"
+    if device == "auto" and dtype not in ("int8", "int4") and _has_accelerator():
+        return "there is an accelerator"
+    return _why_not_built()
+
+
+def _why_not_built() -> str | None:
     try:
         instruction_sets()
     except NativeLibraryError as error:
-        if quantized:  # which torch cannot run
-            raise
         return str(error)
-    if device == "auto" and dtype not in ("int8", "int4") and not quantized and _has_accelerator():
-        return "there is an accelerator"
     return None
+
+
+def _is_float64(folder: Path) -> bool:
+    stored = stored_tensors(folder, parameter_table(read_config(folder)))
+    return any(tensor.record.dtype == "F64" for tensor in stored.values())
 
 
 def _has_accelerator() -> bool:

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import gptwo
 from gptwo.base.errors import CheckpointError, ConfigError, NativeLibraryError
@@ -22,7 +24,11 @@ CONFIG = GPT2Config(n_layer=2, n_head=2, n_embd=16, context=16, vocab_size=37)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_checkpoint(tmp_path_factory.mktemp("models") / "small", CONFIG)
+    folder = write_random_checkpoint(tmp_path_factory.mktemp("models") / "small", CONFIG)
+    weights = load_file(folder / "model.safetensors")
+    single = {name: tensor.astype(np.float32) for name, tensor in weights.items()}
+    save_file(single, folder / "model.safetensors")
+    return folder
 
 
 @pytest.mark.parametrize("dtype", [None, "fp32", "bf16", "int8", "int4", "float32", "torch.bfloat16"])
@@ -47,6 +53,13 @@ def test_auto_says_why_it_is_torch(folder: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(engines, "instruction_sets", not_built)
     assert choose_engine(folder, device="cpu") == ("torch", "the native kernels are not built")
+
+
+def test_auto_keeps_float64_where_that_is_stored(tmp_path: Path) -> None:
+    double = write_random_checkpoint(tmp_path / "double", CONFIG)
+    reason = choose_engine(double).reason
+    assert reason == "the native engine does not compute in float64, as the weights are"
+    assert choose_engine(double, dtype="fp32").name == "native"
 
 
 def test_auto_leaves_the_model_to_an_accelerator(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
