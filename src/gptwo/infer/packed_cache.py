@@ -32,6 +32,8 @@ from gptwo.kernels.layout import PACKED_DTYPES, PackedDtype
 
 SWITCH = "GPTWO_PACKED_CACHE"
 _RECORD_NAME = "source.json"
+# Counted up when the same weights are to be rounded differently, so that no cache keeps what they were before.
+_ROUNDING = 2
 # A file that was written to within the tick of its clock before it was recorded may change again and keep its time.
 _TICK_NS = 2_000_000_000
 
@@ -133,7 +135,7 @@ def _source_files(
 
 def _key(files: Mapping[str, _SourceFile]) -> str:
     contents = [[name, one.bytes, one.hash] for name, one in sorted(files.items())]
-    return hashlib.sha256(json.dumps([VERSION, contents]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([VERSION, _ROUNDING, contents]).encode()).hexdigest()[:16]
 
 
 def _record(files: Mapping[str, _SourceFile]) -> dict[str, object]:

@@ -25,7 +25,7 @@ from gptwo.checkpoint.names import parameter_table
 from gptwo.checkpoint.released_config import is_adapter
 from gptwo.checkpoint.resolve import resolve_model
 from gptwo.checkpoint.stored import stored_arrays, stored_tensors, weight_files
-from gptwo.infer.packed import PackedModel, matrices_of, our_values, pack_folder
+from gptwo.infer.packed import EMBEDDING, PackedModel, matrices_of, our_values, pack_folder
 from gptwo.infer.packed_file import VERSION, fastest_hash, packed_chunks
 from gptwo.kernels.layout import PackedDtype, unpack
 from gptwo.kernels.rounding import GROUP
@@ -106,7 +106,7 @@ def _sum_of_squares(values: np.ndarray) -> float:
 
 
 def _record(packed: PackedModel) -> Mapping[str, object]:
-    embedding = packed.matrices["token_embedding.weight"].dtype
+    embedding = packed.matrices[EMBEDDING].dtype
     return {
         "version": int(VERSION),
         "dtype": packed.dtype,

@@ -55,6 +55,8 @@ def test_the_parameters_are_the_folders(tmp_path: Path, dtype: PackedDtype) -> N
     assert model.dtype == dtype
     names = {f"blocks.{i}.{matrix}.weight" for i in range(2) for matrix in MATRICES[1:]}
     assert set(model.matrices) == {"token_embedding.weight"} | names
+    assert {model.matrices[name].dtype for name in names} == {dtype}
+    assert model.matrices["token_embedding.weight"].dtype == ("int8" if dtype == "int4" else dtype)
     got = values_of(model)
     assert set(got) == set(VALUES)
     for name, values in VALUES.items():
