@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from gptwo.base.errors import ContextLengthError
 from gptwo.config import GPT2Config
 from gptwo.infer.engine import Engine, Session
 from gptwo.infer.engines import ENGINES, load_engine
+from gptwo.infer.generate import write
+from gptwo.infer.sampling import SamplingPolicy
+from gptwo.infer.task import Generation, Task
 from gptwo.model import equations
 from random_checkpoint import random_weights, write_random_checkpoint
 from scripted_engine import ScriptedEngine, ScriptedSession
@@ -57,6 +61,9 @@ def kind(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 near_the_equations = pytest.mark.parametrize(
     "kind", [kind for kind in KINDS if kind[1] in TOLERANCES], ids=" ".join, indirect=True
+)
+keeps_the_promise = pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind[0] in BATCH_INVARIANT], ids=" ".join, indirect=True
 )
 
 
@@ -315,6 +322,29 @@ def test_a_random_session_equals_its_texts_alone(engine: Engine, same: Same, see
 
 def test_engines_promise_what_the_table_says(engine: Engine, kind: tuple[str, str]) -> None:
     assert engine.batch_invariant == (kind[0] in BATCH_INVARIANT)
+
+
+def texts_of(engine: Engine, policy: SamplingPolicy, **settings: Any) -> list[Generation]:
+    prompts = some_texts(3, 1, 8, 3, 12)
+    written = write(
+        engine, None, Task(prompts=prompts, policy=policy, max_new_tokens=40, slide=True, **settings)
+    )
+    while True:
+        try:
+            next(written)
+        except StopIteration as end:
+            generations: list[Generation] = end.value
+            return generations
+
+
+@keeps_the_promise
+@pytest.mark.parametrize("temperature", [0.0, 0.2, 1.0])
+def test_texts_are_the_same_beside_others_and_with_lookup(engine: Engine, temperature: float) -> None:
+    policy = SamplingPolicy(temperature=temperature, seed=0)
+    alone = texts_of(engine, policy, batch=1)
+    assert texts_of(engine, policy, batch=3) == alone
+    for batch in (1, 3):
+        assert texts_of(engine, policy, batch=batch, lookup=True) == alone
 
 
 class NumbersOfAll(ScriptedEngine):
