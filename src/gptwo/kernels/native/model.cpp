@@ -56,10 +56,10 @@ public:
         const int64_t D = m_.width;
         x_ = grown(space.x, rows_ * D);
         x_last_ = grown(space.x_last, int64_t(chunk.outputs.size()) * D);
-        normed_ = grown(space.normed, rows_ * D);
+        normed_ = grown(space.normed, rows_ * stride(D));
         qkv_ = grown(space.qkv, rows_ * 3 * D);
-        mixed_ = grown(space.mixed, rows_ * D);
-        hidden_ = grown(space.hidden, rows_ * m_.mlp_width);
+        mixed_ = grown(space.mixed, rows_ * stride(D));
+        hidden_ = grown(space.hidden, rows_ * stride(m_.mlp_width));
         const int64_t widths[] = {D, D, m_.mlp_width};
         for (int i = 0; i < 3; ++i) {
             const int64_t groups = ceil_div(widths[i], GROUP);
@@ -92,7 +92,7 @@ public:
             norm(x, rows, block.mlp_norm_weight, block.mlp_norm_bias, block.up);
             const Quantized hidden = block.down.integer() ? quantized_[HIDDEN] : Quantized{};
             float* y = block.down.integer() ? nullptr : hidden_;
-            linear(block.up, rows, normed_, NORMED, {y, m_.mlp_width, nullptr, 0, true, hidden});
+            linear(block.up, rows, normed_, NORMED, {y, stride(m_.mlp_width), nullptr, 0, true, hidden});
             linear(block.down, rows, hidden_, HIDDEN, {x, D, x, D, false, {}});
         }
         const int64_t outputs = int64_t(chunk_.outputs.size());
@@ -102,6 +102,10 @@ public:
 
 private:
     enum { NORMED, MIXED, HIDDEN };
+
+    // Of the inputs of linear layers, whose rows a tile reads side by side: a line of the cache more than their width, as
+    // rows a power of two apart would all fall into the same few places of the cache.
+    static int64_t stride(int64_t width) { return width + 16; }
 
     void embed(int64_t row) const {
         float* x = x_ + row * m_.width;
@@ -113,7 +117,7 @@ private:
     void norm(const float* x, int64_t rows, const float* weight, const float* bias, const Matrix& next) const {
         pool_.each(rows, [&](int64_t begin, int64_t end) {
             for (int64_t row = begin; row < end; ++row) {
-                float* y = normed_ + row * m_.width;
+                float* y = normed_ + row * stride(m_.width);
                 k_.layer_norm(x + row * m_.width, weight, bias, m_.epsilon, m_.width, y);
                 if (next.integer()) k_.quantize(y, m_.width, quantized_[NORMED], row);
             }
@@ -122,12 +126,12 @@ private:
 
     void quantize(const float* x, int64_t rows, int64_t width, int which) const {
         pool_.each(rows, [&](int64_t begin, int64_t end) {
-            for (int64_t row = begin; row < end; ++row) k_.quantize(x + row * width, width, quantized_[which], row);
+            for (int64_t row = begin; row < end; ++row) k_.quantize(x + row * stride(width), width, quantized_[which], row);
         });
     }
 
     void linear(const Matrix& matrix, int64_t rows, const float* x, int which, const Output& to) const {
-        const Rows in = {x, matrix.inputs, quantized_[which]};
+        const Rows in = {x, stride(matrix.inputs), quantized_[which]};
         const int64_t parts = ceil_div(rows, ROWS_OF_TASK);
         pool_.each(matrix.panels() * parts, [&](int64_t begin, int64_t end) {
             if (parts == 1) return k_.linear(matrix, in, 0, rows, begin, end, to);
@@ -158,14 +162,15 @@ private:
                      int64_t to, bool rounds) const {
         const int64_t D = m_.width, K = head_width();
         if (single_tokens_) store(layer, row, head);
-        float* mixed = mixed_ + to * D + head * K;
-        k_.attend(cache_, {qkv_ + row * 3 * D + head * K, 3 * D, count, first, table, layer, head}, mixed, D);
+        float* mixed = mixed_ + to * stride(D) + head * K;
+        k_.attend(cache_, {qkv_ + row * 3 * D + head * K, 3 * D, count, first, table, layer, head}, mixed,
+                  stride(D));
         if (!rounds) return;
         Quantized part = quantized_[MIXED];
         part.values += head * K;
         part.scales += head * K / GROUP;
         part.sums += head * K / GROUP;
-        for (int64_t i = 0; i < count; ++i) k_.quantize(mixed + i * D, K, part, to + i);
+        for (int64_t i = 0; i < count; ++i) k_.quantize(mixed + i * stride(D), K, part, to + i);
     }
 
     void attend(int64_t layer, bool rounds) const {
