@@ -44,10 +44,12 @@ class Row:
 
 
 def weight_bytes(config: GPT2Config, dtype: str) -> float:
-    """Bytes of all weights as the native engine keeps them: matrices and E in ``dtype``, the rest in fp32."""
+    """Bytes of all weights as the native engine keeps them: the blocks' matrices in ``dtype``, E too but for int4, whose E
+    is int8, and the rest in fp32."""
     D, F = config.n_embd, config.mlp_width
-    matrices = config.n_layer * (4 * D * D + 2 * D * F) + config.vocab_size * D
-    return matrices * BYTES_PER_WEIGHT[dtype] + 4 * (parameter_count(config) - matrices)
+    matrices, E = config.n_layer * (4 * D * D + 2 * D * F), config.vocab_size * D
+    E_bytes = E * BYTES_PER_WEIGHT["int8" if dtype == "int4" else dtype]
+    return matrices * BYTES_PER_WEIGHT[dtype] + E_bytes + 4 * (parameter_count(config) - matrices - E)
 
 
 def bytes_per_token(config: GPT2Config, dtype: str, *, prompt: int, count: int) -> float:
