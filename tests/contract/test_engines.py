@@ -14,14 +14,18 @@ import pytest
 import torch
 
 from gptwo.base.errors import ContextLengthError
+from gptwo.checkpoint.weights import load_model
 from gptwo.config import GPT2Config
+from gptwo.infer.cuda_decode import DecodeGraphs
 from gptwo.infer.engine import Engine, Session
 from gptwo.infer.engines import ENGINES, load_engine
 from gptwo.infer.generate import write
 from gptwo.infer.sampling import SamplingPolicy
 from gptwo.infer.task import Generation, Task
+from gptwo.infer.torch_engine import TorchEngine, parse_dtype
 from gptwo.model import equations
 from random_checkpoint import random_weights, write_random_checkpoint
+from recorded_graph import record
 from scripted_engine import ScriptedEngine, ScriptedSession
 from tolerance import Tolerance
 
@@ -39,7 +43,14 @@ TOLERANCES = {
 }
 HOST_DTYPES = {"fp64": np.float64}
 
-KINDS = [(name, dtype) for name in ENGINES for dtype in DTYPES[name]]
+# The torch engine as it runs on a CUDA device: here with graphs that a stand-in records, and on one that is there.
+IN_GRAPHS, ON_CUDA = "torch in graphs", "torch on cuda"
+KINDS = [
+    *((name, dtype) for name in ENGINES for dtype in DTYPES[name]),
+    (IN_GRAPHS, "fp32"),
+    (IN_GRAPHS, "fp64"),
+    *([(ON_CUDA, "fp32")] if torch.cuda.is_available() else []),
+]
 Same = Callable[[np.ndarray, np.ndarray, str], None]
 
 
@@ -70,6 +81,16 @@ keeps_the_promise = pytest.mark.parametrize(
 @pytest.fixture(scope="module")
 def engine(folder: Path, kind: tuple[str, str]) -> Engine:
     name, dtype = kind
+    if name == ON_CUDA:
+        return load_engine(folder, engine="torch", device="cuda", dtype=dtype)
+    if name == IN_GRAPHS:
+        cpu = torch.device("cpu")
+        return TorchEngine(
+            load_model(folder, device=cpu, dtype=parse_dtype(dtype)),
+            device=cpu,
+            # Recorded at once, and for several lengths: short texts are to be decoded by what was recorded.
+            graphs=lambda model, cache: DecodeGraphs(model, cache, record, warm_ups=0, shortest=4),
+        )
     return load_engine(folder, engine=name, device="cpu", dtype=dtype)
 
 
@@ -446,4 +467,7 @@ def test_more_tokens_than_can_be_scored_are_refused(engine: Engine) -> None:
 
 def test_an_engine_says_what_it_is(engine: Engine, kind: tuple[str, str]) -> None:
     assert engine.config == CONFIG
-    assert engine.description.startswith(f"{kind[0]} on cpu in ")
+    begins = {IN_GRAPHS: "torch on cpu in ", ON_CUDA: "torch on cuda:0 in "}.get(
+        kind[0], f"{kind[0]} on cpu in "
+    )
+    assert engine.description.startswith(begins)

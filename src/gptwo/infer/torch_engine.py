@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from gptwo.base.device import resolve_device
 from gptwo.base.errors import ConfigError
 from gptwo.checkpoint.weights import load_model
 from gptwo.config import GPT2Config
+from gptwo.infer.cuda_decode import SWITCH, DecodeGraphs, cuda_graphs
 from gptwo.infer.engine import Scores, Tokens
 from gptwo.infer.kv_cache import CacheRows, KVCache
 from gptwo.infer.task import require_count
@@ -50,12 +52,18 @@ def to_host(logits: Float[Tensor, "*rows V"]) -> Float[np.ndarray, "*rows V"]:
 
 
 class TorchSession:
-    """``engine.Session`` over a ``GPT2`` and a ``KVCache``. Texts of one length run in one pass."""
+    """``engine.Session`` over a ``GPT2`` and a ``KVCache``. Texts of one length run in one pass.
 
-    def __init__(self, model: GPT2, cache: KVCache, device: torch.device) -> None:
+    With ``graphs`` of the same two, tokens are decoded through them.
+    """
+
+    def __init__(
+        self, model: GPT2, cache: KVCache, device: torch.device, graphs: DecodeGraphs | None = None
+    ) -> None:
         self._model = model
         self._cache = cache
         self._device = device
+        self._graphs = graphs
 
     @property
     def lengths(self) -> Int[np.ndarray, " slots"]:
@@ -64,8 +72,11 @@ class TorchSession:
     def prefill(self, slots: Sequence[int], texts: Sequence[Tokens]) -> Float[np.ndarray, "n V"]:
         return np.concatenate(self._run(slots, texts, last_only=True))
 
+    @torch.inference_mode()
     def decode(self, slots: Sequence[int], tokens: Tokens) -> Float[np.ndarray, "n V"]:
-        return self.prefill(slots, list(tokens[:, None]))
+        if self._graphs is None:
+            return self.prefill(slots, list(tokens[:, None]))
+        return to_host(self._graphs.decode(slots, tokens))
 
     def verify(self, slots: Sequence[int], texts: Sequence[Tokens]) -> list[Float[np.ndarray, "T V"]]:
         return self._run(slots, texts, last_only=False)
@@ -95,28 +106,40 @@ class TorchSession:
 
 
 class TorchEngine:
-    """``engine.Engine`` over a ``GPT2``, whose parameters are on ``device`` already."""
+    """``engine.Engine`` over a ``GPT2``, whose parameters are on ``device`` already.
+
+    ``graphs`` makes what the tokens of a session are decoded through; without it every step is run by Python.
+    """
 
     # Its products sum in another order for another number of rows.
     batch_invariant = False
 
-    def __init__(self, model: GPT2, *, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: GPT2,
+        *,
+        device: torch.device,
+        graphs: Callable[[GPT2, KVCache], DecodeGraphs] | None = None,
+    ) -> None:
         self._model = model.eval()
         self._device = device
+        self._graphs = graphs
         self._dtype = model.token_embedding.weight.dtype
 
     @classmethod
     def load(cls, folder: Path, *, device: str, dtype: str | None, threads: int | None) -> TorchEngine:
         """The model in ``folder``; ``dtype`` None keeps the stored one. ``DeviceError``, ``ConfigError`` for names.
 
-        ``threads`` are those of all of torch in this process; None leaves them as they are.
+        ``threads`` are those of all of torch in this process; None leaves them as they are. On a CUDA device tokens
+        are decoded in CUDA graphs, unless GPTWO_CUDA_GRAPHS=0 is in the environment.
         """
         place = resolve_device(device)
         if threads is not None:
             require_count("threads", threads)
             torch.set_num_threads(threads)
         model = load_model(folder, device=place, dtype=parse_dtype(dtype) if dtype is not None else None)
-        return cls(model, device=place)
+        in_graphs = place.type == "cuda" and os.environ.get(SWITCH) != "0"
+        return cls(model, device=place, graphs=cuda_graphs if in_graphs else None)
 
     @property
     def config(self) -> GPT2Config:
@@ -124,12 +147,16 @@ class TorchEngine:
 
     @property
     def description(self) -> str:
-        return f"torch on {self._device} in {str(self._dtype).removeprefix('torch.')}"
+        described = f"torch on {self._device} in {str(self._dtype).removeprefix('torch.')}"
+        if self._device.type == "cuda":
+            described += f", decoding {'in' if self._graphs else 'without'} CUDA graphs"
+        return described
 
     @torch.inference_mode()
     def start(self, *, slots: int, capacity: int) -> TorchSession:
         cache = KVCache(self.config, slots=slots, capacity=capacity, device=self._device, dtype=self._dtype)
-        return TorchSession(self._model, cache, self._device)
+        graphs = self._graphs(self._model, cache) if self._graphs else None
+        return TorchSession(self._model, cache, self._device, graphs)
 
     @torch.inference_mode()
     def logits(self, tokens: Tokens) -> Float[np.ndarray, "T V"]:

@@ -27,7 +27,7 @@ class Cache(Protocol):
 
     @property
     def length(self) -> int:
-        """Tokens already held, by the row that holds most; the next token of that row has this position."""
+        """Tokens already held, by the row that holds most, or more where ``lengths`` says what each holds."""
 
     @property
     def lengths(self) -> Int[Tensor, " B"] | None:

@@ -13,8 +13,9 @@ from torch import Tensor
 from fake_cuda import fake_cuda
 from gptwo.config import GPT2Config
 from gptwo.infer import torch_engine
+from gptwo.infer.cuda_decode import DecodeGraphs, StaticRows
 from gptwo.infer.generate import write
-from gptwo.infer.kv_cache import CacheRows
+from gptwo.infer.kv_cache import CacheRows, KVCache
 from gptwo.infer.sampling import SamplingPolicy
 from gptwo.infer.task import Task
 from gptwo.infer.torch_engine import TorchEngine
@@ -29,8 +30,15 @@ def device() -> Iterator[torch.device]:
         yield device
 
 
-@pytest.fixture
-def engine(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> TorchEngine:
+def plainly(model: GPT2, cache: KVCache) -> DecodeGraphs:
+    """Steps as they are captured on a CUDA device, run as they are: there is nothing here to capture them."""
+    return DecodeGraphs(model, cache, lambda step: step, shortest=4)
+
+
+@pytest.fixture(params=[None, plainly], ids=["run by Python", "static"])
+def engine(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> TorchEngine:
     """An engine whose numbers, which do not exist, are replaced where they would leave the device."""
 
     def to_host(logits: Tensor) -> np.ndarray[Any, Any]:
@@ -38,7 +46,7 @@ def engine(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> TorchEngine
         return np.random.default_rng(0).normal(size=tuple(logits.shape)).astype(np.float32)
 
     monkeypatch.setattr(torch_engine, "to_host", to_host)
-    return TorchEngine(GPT2(CONFIG, device=device), device=device)
+    return TorchEngine(GPT2(CONFIG, device=device), device=device, graphs=request.param)
 
 
 def write_past_the_context(engine: TorchEngine) -> list[int]:
@@ -94,15 +102,28 @@ def test_a_planted_cpu_arange_in_the_model_is_caught(
         engine.start(slots=1, capacity=4).prefill([0], [np.arange(4)])
 
 
+@pytest.mark.parametrize(
+    ("engine", "rows"),
+    [(None, CacheRows), (plainly, StaticRows)],
+    indirect=["engine"],
+    ids=["cache", "static"],
+)
 def test_a_planted_cpu_arange_in_the_cache_is_caught(
-    engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
+    engine: TorchEngine, rows: type[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    append = CacheRows.append
+    append = rows.append
 
-    def append_with_cpu_positions(self: CacheRows, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def append_with_cpu_positions(self: Any, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         k_BHSK, v_BHSK = append(self, layer, k, v)
         return k_BHSK + torch.arange(k_BHSK.shape[2], device="cpu")[:, None], v_BHSK
 
-    monkeypatch.setattr(CacheRows, "append", append_with_cpu_positions)
+    monkeypatch.setattr(rows, "append", append_with_cpu_positions)
     with pytest.raises(RuntimeError, match=r"cpu.*cuda|cuda.*cpu"):
         write_past_the_context(engine)
+
+
+@pytest.mark.parametrize(
+    ("engine", "how"), [(None, "without"), (plainly, "in")], indirect=["engine"], ids=["by Python", "static"]
+)
+def test_the_engine_says_how_it_decodes(engine: TorchEngine, how: str) -> None:
+    assert engine.description == f"torch on cuda:0 in float32, decoding {how} CUDA graphs"

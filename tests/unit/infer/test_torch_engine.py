@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,3 +89,18 @@ def test_what_lies_behind_a_short_slot_is_hidden() -> None:
     session.prefill([0, 1], [np.arange(1), np.arange(6)])
     first, _ = session.decode([0, 1], np.array([3, 3]))
     assert np.allclose(first, engine.logits(np.array([0, 3]))[-1], atol=1e-6)
+
+
+@pytest.mark.parametrize(("value", "how"), [(None, "in"), ("1", "in"), ("0", "without")])
+def test_graphs_can_be_turned_off_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, how: str
+) -> None:
+    monkeypatch.delenv("GPTWO_CUDA_GRAPHS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("GPTWO_CUDA_GRAPHS", value)
+    monkeypatch.setattr(torch_engine, "resolve_device", torch.device)
+    monkeypatch.setattr(torch_engine, "load_model", lambda *_, **__: GPT2(CONFIG, device="cpu"))
+    engine = TorchEngine.load(Path("any"), device="cuda:0", dtype=None, threads=None)
+    assert engine.description == f"torch on cuda:0 in float32, decoding {how} CUDA graphs"
+    on_the_cpu = TorchEngine.load(Path("any"), device="cpu", dtype=None, threads=None)
+    assert on_the_cpu.description == "torch on cpu in float32"
