@@ -44,8 +44,7 @@ class Row:
 
 
 def weight_bytes(config: GPT2Config, dtype: str) -> float:
-    """Bytes of all weights as the native engine keeps them: the blocks' matrices in ``dtype``, E too but for int4, whose E
-    is int8, and the rest in fp32."""
+    """Bytes of all weights as the native engine keeps them: matrices in ``dtype``, int4's E in int8, others in fp32."""
     D, F = config.n_embd, config.mlp_width
     matrices, E = config.n_layer * (4 * D * D + 2 * D * F), config.vocab_size * D
     E_bytes = E * BYTES_PER_WEIGHT["int8" if dtype == "int4" else dtype]

@@ -211,12 +211,12 @@ def test_bytes_of_a_token_are_those_of_the_packed_weights_and_of_the_cache() -> 
     from decoding.bars import bytes_per_token, weight_bytes
 
     small = GPT2Config(n_layer=1, n_head=2, n_embd=32, context=64, vocab_size=96)
-    matrices, others = 12 * 32 * 32 + 96 * 32, 13 * 32 + 2 * 32
-    assert weight_bytes(small, "fp32") == 4 * (matrices + others + 64 * 32)
-    assert weight_bytes(small, "int8") == matrices * 34 / 32 + 4 * (others + 64 * 32)
+    blocks, E, others = 12 * 32 * 32, 96 * 32, 13 * 32 + 2 * 32
+    assert weight_bytes(small, "fp32") == 4 * (blocks + E + others + 64 * 32)
+    assert weight_bytes(small, "int8") == (blocks + E) * 34 / 32 + 4 * (others + 64 * 32)
     # Of three tokens after 10, the keys and values of 11, 12 and 13 positions are read, in bfloat16.
     kv = 12 * kv_cache_bytes(small, batch=1, tokens=1, bytes_per_value=2)
-    expected = matrices * 18 / 32 + 4 * others + kv
+    expected = blocks * 18 / 32 + E * 34 / 32 + 4 * others + kv
     assert bytes_per_token(small, "int4", prompt=10, count=3) == expected
 
 
