@@ -35,18 +35,24 @@ inline F gelu(F z) {
 
 // --- Linear layers: tiles of R rows by a panel -----------------------------------------------------------------------
 
-// How far ahead of use a weight is asked for, in bytes: with few rows memory is what is waited for.
+// How far ahead of use a weight is asked for, in bytes, where one tile reads a panel: memory is what is waited for.
 constexpr int AHEAD = 4096;
 
-template <int R>
-inline void prefetch(const char* p, int bytes) {
-    if constexpr (R <= 4) {
-        for (int i = 0; i < bytes; i += 64) __builtin_prefetch(p + AHEAD + i);
+// What a tile asks the memory for while it computes: for each line pair of weights that it uses, two lines from `next`
+// on, which then moves on by `step` bytes.
+struct Ahead {
+    const char* next;
+    int64_t step;
+
+    void fetch() {
+        __builtin_prefetch(next);
+        __builtin_prefetch(next + 64);
+        next += step;
     }
-}
+};
 
 template <int R>
-void tile_fp32(const Matrix& m, const char* panel, const Rows& in, int64_t row, float (*out)[PANEL]) {
+void tile_fp32(const Matrix& m, const char* panel, Ahead ahead, const Rows& in, int64_t row, float (*out)[PANEL]) {
     const float* x[R];
     for (int r = 0; r < R; ++r) x[r] = in.x + (row + r) * in.stride;
     F acc[R][NV];
@@ -54,7 +60,7 @@ void tile_fp32(const Matrix& m, const char* panel, const Rows& in, int64_t row, 
         for (int v = 0; v < NV; ++v) acc[r][v] = zero();
     const float* w = reinterpret_cast<const float*>(panel);
     for (int64_t k = 0; k < m.inputs; ++k, w += PANEL) {
-        prefetch<R>(reinterpret_cast<const char*>(w), PANEL * 4);
+        ahead.fetch();
         F wv[NV];
         for (int v = 0; v < NV; ++v) wv[v] = load(w + v * W);
         for (int r = 0; r < R; ++r) {
@@ -67,14 +73,14 @@ void tile_fp32(const Matrix& m, const char* panel, const Rows& in, int64_t row, 
 }
 
 template <int R>
-void tile_bf16(const Matrix& m, const char* panel, const Rows& in, int64_t row, float (*out)[PANEL]) {
+void tile_bf16(const Matrix& m, const char* panel, Ahead ahead, const Rows& in, int64_t row, float (*out)[PANEL]) {
     const float* x[R];
     for (int r = 0; r < R; ++r) x[r] = in.x + (row + r) * in.stride;
     F acc[R][NV];
     for (int r = 0; r < R; ++r)
         for (int v = 0; v < NV; ++v) acc[r][v] = zero();
     for (int64_t k = 0; k < m.inputs; k += 2, panel += PANEL * 4) {
-        prefetch<R>(panel, PANEL * 4);
+        ahead.fetch();
         I pair[NV];
         for (int v = 0; v < NV; ++v) pair[v] = load_int(panel + v * W * 4);
         for (int r = 0; r < R; ++r) {
@@ -93,7 +99,8 @@ void tile_bf16(const Matrix& m, const char* panel, const Rows& in, int64_t row, 
 
 // Integer weights: of each group the exact integer sum, then acc += (scale of w * scale of x) * sum.
 template <int R, bool FOUR_BITS>
-void tile_integer(const Matrix& m, const char* panel, const Rows& in, int64_t row, float (*out)[PANEL]) {
+void tile_integer(const Matrix& m, const char* panel, Ahead ahead, const Rows& in, int64_t row,
+                  float (*out)[PANEL]) {
     constexpr int VALUES = FOUR_BITS ? GROUP * PANEL / 2 : GROUP * PANEL;
     const int8_t* q[R];
     const float* scales[R];
@@ -116,7 +123,7 @@ void tile_integer(const Matrix& m, const char* panel, const Rows& in, int64_t ro
             for (int r = 0; r < R; ++r)
                 for (int v = 0; v < NV; ++v) high_part[r][v] = int_set1(0);
             for (int i = 0; i < GROUP / 8; ++i) {
-                prefetch<R>(panel + i * PANEL * 4, PANEL * 4);
+                ahead.fetch();
                 for (int v = 0; v < NV; ++v) {
                     const I w = load_int(panel + (i * PANEL + v * W) * 4);
                     const I low = low_nibbles(w), high = high_nibbles(w);
@@ -129,17 +136,24 @@ void tile_integer(const Matrix& m, const char* panel, const Rows& in, int64_t ro
             for (int r = 0; r < R; ++r)
                 for (int v = 0; v < NV; ++v) part[r][v] = int_add(part[r][v], high_part[r][v]);
         } else {
+            // Of one row two sums side by side, as one would wait for itself; the total is the same integer.
+            I other[NV];
+            for (int v = 0; v < NV; ++v) other[v] = int_set1(0);
             for (int i = 0; i < GROUP / 4; ++i) {
-                prefetch<R>(panel + i * PANEL * 4, PANEL * 4);
+                ahead.fetch();
                 for (int v = 0; v < NV; ++v) {
                     const I w = load_int(panel + (i * PANEL + v * W) * 4);
-                    for (int r = 0; r < R; ++r)
-                        part[r][v] = dot_offset_128(part[r][v], w, four_bytes(q[r] + g * GROUP + i * 4));
+                    for (int r = 0; r < R; ++r) {
+                        I& sum = R == 1 && i % 2 == 1 ? other[v] : part[r][v];
+                        sum = dot_offset_128(sum, w, four_bytes(q[r] + g * GROUP + i * 4));
+                    }
                 }
             }
+            if constexpr (R == 1)
+                for (int v = 0; v < NV; ++v) part[0][v] = int_add(part[0][v], other[v]);
         }
         const uint16_t* weight_scales = reinterpret_cast<const uint16_t*>(panel + VALUES);
-        prefetch<R>(panel + VALUES, PANEL * 2);
+        ahead.next += ahead.step / 2;  // the scales are one line
         for (int v = 0; v < NV; ++v) {
             const F weight_scale = load(weight_scales + v * W);
             for (int r = 0; r < R; ++r)
@@ -151,7 +165,7 @@ void tile_integer(const Matrix& m, const char* panel, const Rows& in, int64_t ro
         for (int v = 0; v < NV; ++v) store(out[r] + v * W, acc[r][v]);
 }
 
-using Tile = void (*)(const Matrix&, const char* panel, const Rows&, int64_t row, float (*out)[PANEL]);
+using Tile = void (*)(const Matrix&, const char* panel, Ahead ahead, const Rows&, int64_t row, float (*out)[PANEL]);
 
 // The tile of 1, 2, ... rows of each dtype.
 template <int... R>
@@ -217,16 +231,20 @@ void finish_tile(const Matrix& m, int64_t panel, int64_t row, int64_t rows, floa
 
 void linear(const Matrix& m, const Rows& in, int64_t row, int64_t rows, int64_t panel, int64_t panel_end,
             const Output& to) {
-    const int64_t most = m.integer() ? ROWS_INT : ROWS;
+    // Tiles of equal size. One alone asks for its own weights; of several, the first of which brings the panel into the
+    // core's cache, each asks for its part of the next panel.
+    const int64_t tiles = ceil_div(rows, m.integer() ? ROWS_INT : ROWS);
     float tile[std::max(ROWS, ROWS_INT)][PANEL];
     for (int64_t p = panel; p < panel_end; ++p) {
-        for (int64_t r = row; r < row + rows; r += most) {
-            const int64_t count = std::min(most, row + rows - r);
+        for (int64_t t = 0; t < tiles; ++t) {
+            const int64_t first = row + t * rows / tiles, count = row + (t + 1) * rows / tiles - first;
+            const Ahead ahead = tiles == 1 || p + 1 == panel_end ? Ahead{m.panel(p) + AHEAD, 2 * 64}
+                                           : Ahead{m.panel(p + 1) + t * m.panel_bytes() / tiles, 2 * 64 / tiles};
             const Tile compute = m.integer()
                                      ? integer_tile(m.dtype, count, std::make_integer_sequence<int, ROWS_INT>())
                                      : float_tile(m.dtype, count, std::make_integer_sequence<int, ROWS>());
-            compute(m, m.panel(p), in, r, tile);
-            finish_tile(m, p, r, count, tile, to);
+            compute(m, m.panel(p), ahead, in, first, tile);
+            finish_tile(m, p, first, count, tile, to);
         }
     }
 }
