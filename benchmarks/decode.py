@@ -61,7 +61,9 @@ class Tolerance(NamedTuple):
 
 
 TOLERANCES = {
-    32: Tolerance(1e-3, 1e-2, "sums in another order; llama.cpp keeps keys, values and GELU's table in 16 bits"),
+    32: Tolerance(
+        1e-3, 1e-2, "sums in another order; llama.cpp keeps keys, values and GELU's table in 16 bits"
+    ),
     16: Tolerance(0.03, 0.3, "8 bits of mantissa in weights and activations"),
     8: Tolerance(0.08, 0.8, "weights and activations in 8 bits, some with one scale per tensor"),
     4: Tolerance(0.5, 4.0, "weights in 4 bits: a sixth of their deviation is lost"),
