@@ -134,10 +134,20 @@ class Run:
                 del outs[engine]
         return list(outs)
 
-    def engines(self, engines: list[str], only: list[int]) -> dict[str, dict[str, Any]]:
-        """Tokens per second of every engine and workload that the bars need, over the rounds."""
+    def engines(self, engines: list[str], only: list[int]) -> dict[str, Any]:
+        """Over the rounds, of every engine tokens per second of each workload that the bars need, and the ceilings.
+
+        Both in each round: how fast a virtual machine reads memory may change by the minute.
+        """
         seen: dict[str, dict[str, list[float]]] = {engine: {} for engine in engines}
+        ceilings: list[dict[str, float]] = []
         for number in range(self._options.rounds):
+            if {2, 3} & set(only) and "ceilings" not in self.left_out:
+                try:
+                    ceilings.append(self.ask("ceilings", self._options.threads))
+                except RuntimeError as error:
+                    self.left_out["ceilings"] = str(error)
+                    print(f"ceilings are not measured: {error}", flush=True)
             for engine in [engine for engine in engines if engine not in self.left_out]:
                 needed = NEEDED_OF_OURS if ENGINES[engine].ours else NEEDED
                 names = list(dict.fromkeys(name for bar in only for name in needed.get(bar, ())))
@@ -153,11 +163,13 @@ class Run:
                     speed = rows * count / taken["decode_s"] if count else rows * prompt / taken["prefill_s"]
                     seen[engine].setdefault(name, []).append(speed)
                 print(f"round {number + 1}: {engine} done", file=sys.stderr, flush=True)
-        return {
+        speeds_of = {
             engine: {name: {"tokens_per_s": record.spread(values)} for name, values in speeds.items()}
             for engine, speeds in seen.items()
             if engine not in self.left_out
         }
+        found = {key: record.spread([ceiling[key] for ceiling in ceilings]) for key in (ceilings or [{}])[0]}
+        return {"engines": speeds_of, **({"ceilings": found} if found else {})}
 
     def repeated(self, what: str, *arguments: Any) -> dict[str, Any]:
         """A question about gptwo alone, once per round: the spread of each figure, or nothing and a line why."""
@@ -185,11 +197,9 @@ def measure(run: Run, engines: list[str], only: list[int], options: argparse.Nam
         "engines": {},
     }
     if set(only) & set(NEEDED):
-        figures["engines"] = run.engines(run.usable(engines), only)
+        figures.update(run.engines(run.usable(engines), only))
         for engine in figures["engines"]:
             figures["peers"].update(run.ask("versions", engine, engine=engine))
-    if {2, 3} & set(only):
-        figures["ceilings"] = run.repeated("ceilings", options.threads)
     if 5 in only:
         cold = {}
         for dtype in DTYPES:
