@@ -10,7 +10,6 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import ClassVar
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -48,8 +47,6 @@ def _sources() -> list[str]:
 
 class BuildNative(build_ext):
     """Compiles each file with the flags of its instruction set, and links them without Python's own library."""
-
-    user_options: ClassVar = [*build_ext.user_options]
 
     def build_extension(self, ext: Extension) -> None:
         extra = os.environ.get("GPTWO_CXXFLAGS", "").split()

@@ -161,8 +161,8 @@ def run(arguments: argparse.Namespace) -> int:
         _of_file(model, arguments) if arguments.prompts is not None else _of_prompt(model, arguments)
     )
     notices = {generation.notice for generation in generations if generation.notice}
-    # Who asked for a device or a dtype knows why.
-    if model.engine_reason and arguments.device == "auto" and arguments.dtype is None:
+    # Who asked for another device knows why.
+    if model.engine_reason and arguments.device in ("auto", "cpu"):
         notices.add(f"it ran on torch: {model.engine_reason}")
     for notice in sorted(notices):
         print(f"note: {notice}", file=sys.stderr)

@@ -17,6 +17,9 @@ from gptwo.infer.engine import Engine
 from gptwo.kernels.library import instruction_sets
 
 _log = logging.getLogger(__name__)
+# The widest head that the kernels' buffers hold: MOST_K of native/kernels.inl.
+MOST_HEAD_WIDTH = 256
+_SIGNS = (Path("/dev/kfd"), Path("/dev/dxg"))
 
 
 class EngineEntry(NamedTuple):
@@ -103,6 +106,8 @@ def choose_engine(
     if engine != "auto":
         return EngineChoice(engine, None)
     reason = _asked_for_torch(device, dtype) or _why_not_native(folder, device, dtype)
+    if reason and dtype is not None and short_dtype(dtype) not in ENGINES["torch"].dtypes:
+        raise ConfigError(f"dtype {dtype} is the native engine's alone, and {reason}; leave the dtype out")
     return EngineChoice("torch" if reason else "native", reason)
 
 
@@ -126,6 +131,8 @@ def _why_not_native(folder: Path, device: str, dtype: str | None) -> str | None:
         return None
     if is_adapter(folder):
         return "the native engine runs no adapter; gptwo merge makes a model of it"
+    if (width := read_config(folder).head_width) > MOST_HEAD_WIDTH:
+        return f"the native engine has heads of at most {MOST_HEAD_WIDTH}, not {width}"
     if dtype is None and _is_float64(folder):
         return "the native engine does not compute in float64, as the weights are"
     if device == "auto" and dtype not in ("int8", "int4") and _has_accelerator():
@@ -147,8 +154,12 @@ def _is_float64(folder: Path) -> bool:
 
 
 def _has_accelerator() -> bool:
-    """Whether torch would run on another device than the CPU. It is asked only where a sign of one is there."""
-    if sys.platform != "darwin" and not any(Path("/dev").glob("nvidia[0-9]*")):
+    """Whether torch would run on another device than the CPU. It is asked only where a sign of one is there.
+
+    Signs are the device files of NVIDIA's and AMD's drivers and of Windows' Linux, and macOS.
+    """
+    signs = [*Path("/dev").glob("nvidia[0-9]*"), *(path for path in _SIGNS if path.exists())]
+    if sys.platform != "darwin" and not signs:
         return False
     from gptwo.base.device import resolve_device
 

@@ -16,21 +16,20 @@ from numpy.typing import NDArray
 from gptwo.base.errors import ConfigError, ContextLengthError
 from gptwo.config import GPT2Config
 from gptwo.infer.engine import Scores, Tokens
-from gptwo.infer.engines import short_dtype
+from gptwo.infer.engines import MOST_HEAD_WIDTH, short_dtype
 from gptwo.infer.packed import PackedModel
 from gptwo.infer.packed_cache import open_packed
 from gptwo.infer.packed_file import native_hash
 from gptwo.infer.paging import Pages
+from gptwo.infer.prompt import require_tokens
 from gptwo.kernels.interface import BlockStruct, MatrixStruct, ModelStruct
 from gptwo.kernels.library import CacheMemory, Kernels, matrix_struct, open_kernels
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32, Int
+    from jaxtyping import Float32, Int, Int32
 
 # Keys and values of each: as exact as the weights ask for (docs/decisions/).
 _CACHE_DTYPES = {"fp32": "fp32", "bf16": "bf16", "int8": "bf16", "int4": "bf16"}
-# The widest head that the kernels' buffers hold.
-_MOST_HEAD_WIDTH = 256
 # Logits that scoring holds at a time, in values: 256 rows of V=50257 are 51 MB.
 _LOGITS_AT_ONCE = 256 * 50257
 
@@ -50,9 +49,9 @@ class NativeEngine:
 
     def __init__(self, packed: PackedModel, kernels: Kernels) -> None:
         config = packed.config
-        if config.head_width > _MOST_HEAD_WIDTH:
+        if config.head_width > MOST_HEAD_WIDTH:
             raise ConfigError(
-                f"heads of width {config.head_width} are more than the native kernels' {_MOST_HEAD_WIDTH}; "
+                f"heads of width {config.head_width} are more than the native kernels' {MOST_HEAD_WIDTH}; "
                 "use engine=torch"
             )
         self._packed = packed
@@ -110,7 +109,17 @@ class NativeEngine:
             blocks=pages.blocks,
             dtype=_CACHE_DTYPES[self._packed.dtype],
         )
-        return NativeSession(self._kernels, self._model, cache, pages)
+        return NativeSession(self, cache, pages)
+
+    def forward(
+        self,
+        cache: CacheMemory,
+        segments: Sequence[tuple[int, Int32[np.ndarray, " blocks"]]],
+        texts: Sequence[Tokens],
+        outputs: Int32[np.ndarray, " n"],
+    ) -> Float32[np.ndarray, "n V"]:
+        """``Kernels.forward`` of this model."""
+        return self._kernels.forward(self._model, cache, list(segments), list(texts), outputs)
 
     def logits(self, tokens: Tokens) -> Float32[np.ndarray, "T V"]:
         self._check_length(len(tokens))
@@ -170,9 +179,9 @@ class NativeEngine:
 class NativeSession:
     """``engine.Session`` over pages of keys and values."""
 
-    def __init__(self, kernels: Kernels, model: ModelStruct, cache: CacheMemory, pages: Pages) -> None:
-        self._kernels = kernels
-        self._model = model
+    def __init__(self, engine: NativeEngine, cache: CacheMemory, pages: Pages) -> None:
+        # Kept, because the kernels read the memory of its weights.
+        self._engine = engine
         self._cache = cache
         self._pages = pages
 
@@ -200,16 +209,22 @@ class NativeSession:
         self, slots: Sequence[int], texts: Sequence[Tokens], outputs: Int[np.ndarray, " n"]
     ) -> Float32[np.ndarray, "n V"]:
         counts = [len(text) for text in texts]
+        if len(set(slots)) != len(slots) or 0 in counts:
+            raise ValueError(
+                f"slots {list(slots)} with {counts} tokens; expected distinct slots and a token for each"
+            )
+        for text in texts:
+            require_tokens(text, self._engine.config.vocab_size)
         starts = [int(self._pages.lengths[slot]) for slot in slots]
-        for source, target in self._pages.extend(slots, counts):
-            self._cache.copy_block(source, target)
-        tables = [self._pages.table(slot) for slot in slots]
-        logits = self._kernels.forward(
-            self._model,
-            self._cache,
-            list(zip(starts, tables, strict=True)),
-            list(texts),
-            outputs.astype(np.int32),
-        )
+        copies = self._pages.extend(slots, counts)
+        try:
+            for source, target in copies:
+                self._cache.copy_block(source, target)
+            segments = [(start, self._pages.table(slot)) for start, slot in zip(starts, slots, strict=True)]
+            logits = self._engine.forward(self._cache, segments, texts, outputs.astype(np.int32))
+        except BaseException:
+            for slot, start in zip(slots, starts, strict=True):
+                self._pages.truncate(slot, start)
+            raise
         self._pages.advance(slots, counts)
         return logits

@@ -1,10 +1,10 @@
 """Any model folder as a packed model: what ``gptwo quantize`` made, or else packed here and kept beside the weights.
 
-    FOLDER/.gptwo/source.json                            size, time and hash of each weight file when it was last read
+    FOLDER/.gptwo/source.json                            size, times, inode and hash of each weight file as last read
     FOLDER/.gptwo/packed-<dtype>-<key>.safetensors       ``packed_file``; the key follows from those hashes
 
-A weight file whose size and time are as recorded is taken to be the same, as git does; another is hashed again, and
-only another content makes another key. The cache needs the room of the weights once more for each dtype;
+A weight file whose size, times and inode are as recorded is taken to be the same, as git does; another is hashed again,
+and only another content makes another key. The cache needs the room of the weights once more for each dtype;
 GPTWO_PACKED_CACHE=0 turns it off. A folder that cannot be written to, or is being written to, costs the packing anew.
 """
 
@@ -82,7 +82,13 @@ class _SourceFile:
 
     bytes: int
     mtime_ns: int
+    ctime_ns: int
+    inode: int
     hash: str
+
+    @classmethod
+    def of(cls, stat: os.stat_result, content: str) -> _SourceFile:
+        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, content)
 
 
 def _cached(
@@ -122,14 +128,14 @@ def _source_files(
         known = recorded.get(path.name)
         if (
             known is not None
-            and (known.bytes, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+            and known == _SourceFile.of(stat, known.hash)
             and stat.st_mtime_ns + _TICK_NS <= recorded_ns
             and known.hash.startswith(f"{content_hash.name}:")
         ):
             files[path.name] = known
         else:
             content = content_hash.of(mapped_bytes(path))
-            files[path.name] = _SourceFile(stat.st_size, stat.st_mtime_ns, content)
+            files[path.name] = _SourceFile.of(stat, content)
     return files, all(recorded.get(name) is one for name, one in files.items())
 
 
@@ -151,7 +157,13 @@ def _read_record(path: Path) -> tuple[dict[str, _SourceFile], int]:
     try:
         record = read_json_object(path)
         files = {
-            name: _SourceFile(int(one["bytes"]), int(one["mtime_ns"]), str(one["hash"]))
+            name: _SourceFile(
+                int(one["bytes"]),
+                int(one["mtime_ns"]),
+                int(one["ctime_ns"]),
+                int(one["inode"]),
+                str(one["hash"]),
+            )
             for name, one in record["files"].items()
         }
         return files, int(record["recorded_ns"])

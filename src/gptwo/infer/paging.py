@@ -77,7 +77,7 @@ class Pages:
         if source == target:
             return
         self.truncate(target, 0)
-        held = self._held[source]
+        held = -(-self.lengths[source] // BLOCK)
         self._tables[target, :held] = self._tables[source, :held]
         self._holders[self._tables[source, :held]] += 1
         self._held[target] = held

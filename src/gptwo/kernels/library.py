@@ -64,13 +64,16 @@ class Kernels:
         if not self._context:
             raise MemoryError(f"cannot start {threads} threads: out of memory")
         self._process = os.getpid()
-        weakref.finalize(self, _close, self._library, self._context, self._process)
+        # Not at the process's end: a thread of Python's may compute until then.
+        weakref.finalize(self, _close, self._library, self._context, self._process).atexit = False
 
     def _here(self) -> Any:
         # A forked child has the memory of the pool, but none of its threads.
         if os.getpid() != self._process:
             self._context = self._library.gptwo_open(self.instruction_set.encode(), self.threads)
             self._process = os.getpid()
+            if not self._context:
+                raise MemoryError(f"cannot start {self.threads} threads: out of memory")
         return self._context
 
     def forward(

@@ -127,6 +127,16 @@ def test_weights_that_were_just_written_are_read_again(folder: Path, counted: Co
     assert_model(open_packed(folder, "fp32", counted.hash), OTHERS)
 
 
+def test_weights_that_took_over_a_size_and_a_time_are_read_again(folder: Path, counted: Counted) -> None:
+    """As `cp -p`, `rsync -t` and archives leave them."""
+    stat = (folder / "model.safetensors").stat()
+    open_packed(folder, "fp32", counted.hash)
+    write_folder(folder, OTHERS)
+    os.utime(folder / "model.safetensors", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (folder / "model.safetensors").stat().st_size == stat.st_size
+    assert_model(open_packed(folder, "fp32", counted.hash), OTHERS)
+
+
 def test_another_content_is_packed_and_the_old_goes(folder: Path, counted: Counted) -> None:
     open_packed(folder, "int8", counted.hash)
     open_packed(folder, "fp32", counted.hash)

@@ -46,7 +46,7 @@ def test_without_a_compiler_an_installation_goes_on_and_auto_says_why_it_is_torc
         "from pathlib import Path; from gptwo.infer.engines import choose_engine; "
         "from random_checkpoint import write_random_checkpoint; from gptwo.config import GPT2Config; "
         "shape = GPT2Config(n_layer=1, n_head=1, n_embd=4, context=4, vocab_size=5); "
-        f"print(*choose_engine(write_random_checkpoint(Path({str(tmp_path / 'model')!r}), shape)))"
+        f"print(*choose_engine(write_random_checkpoint(Path({str(tmp_path / 'model')!r}), shape), dtype='fp32'))"
     )
     path = os.pathsep.join([str(tmp_path / "src"), str(ROOT / "tests")])
     chosen = subprocess.run(

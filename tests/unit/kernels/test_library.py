@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -258,3 +260,22 @@ def test_arrays_of_another_kind_are_refused(kernels: Kernels) -> None:
     for x in (np.zeros((2, 32)), np.zeros((32, 2), np.float32).T, np.zeros(32, np.float32)):
         with pytest.raises(ValueError, match="expected contiguous float32"):
             kernels.linear(matrix, x)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit on address space: Linux")
+def test_threads_that_the_system_refuses_are_an_error_and_not_an_end() -> None:
+    code = (
+        "import resource; from gptwo.kernels.library import open_kernels; open_kernels(1); "
+        "resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30)); open_kernels(1024)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert "MemoryError: cannot start 1024 threads" in ran.stderr
+
+
+def test_an_int8_cache_does_not_hide_what_is_no_number(kernels: Kernels) -> None:
+    q, k, v = normal(3, 40, 1, 16)
+    v[20, 0, 3] = np.nan
+    got = kernels.attention(poisoned_cache(1, 16, "int8"), np.array([0, 1], np.int32), 0, q=q, k=k, v=v)
+    assert np.isfinite(got[:20]).all()
+    assert np.isnan(got[20:]).all()

@@ -265,8 +265,8 @@ def test_what_a_run_of_adapters_leaves(settings: Settings, base: Path) -> None:
         assert torch.equal(tensor, load_weights(folder, device="cpu")[name])
     prompt = BYTE.encode("3+4=")
     assert torch.equal(
-        torch.tensor(gptwo.load(merged, device="cpu").logits(prompt)),
-        torch.tensor(gptwo.load(result.run.run, device="cpu").logits(prompt)),
+        torch.tensor(gptwo.load(merged, device="cpu", engine="torch").logits(prompt)),
+        torch.tensor(gptwo.load(result.run.run, device="cpu", engine="torch").logits(prompt)),
     )
 
 

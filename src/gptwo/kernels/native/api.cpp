@@ -84,7 +84,7 @@ int32_t gptwo_forward(Context* context, const Model* model, const Cache* cache, 
     try {
         forward(context->pool, *context->kernels, context->space, *model, *cache, segments, n_segments, tokens, outputs,
                 n_outputs, logits);
-    } catch (const std::bad_alloc&) {
+    } catch (const std::exception&) {
         return 1;
     }
     return 0;

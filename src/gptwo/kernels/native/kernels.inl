@@ -316,9 +316,13 @@ inline void convert(float x, float, uint16_t* to) { *to = to_bf16(x); }
 inline void convert(float x, float inverse, int8_t* to) { *to = int8_t(std::lrint(x * inverse)); }
 
 inline float inverse_of_largest(const float* x, int64_t n, float* scale) {
-    float most = 0.0f;
-    for (int64_t i = 0; i < n; ++i) most = std::max(most, std::fabs(x[i]));
-    *scale = most / 127.0f;
+    float most = 0.0f, nothing = 0.0f;
+    for (int64_t i = 0; i < n; ++i) {
+        most = std::max(most, std::fabs(x[i]));
+        nothing += x[i] * 0.0f;
+    }
+    *scale = most / 127.0f + nothing;  // NaN where an x is no number
+    if (nothing != 0.0f) return 0.0f;
     return most < 1e-30f ? 0.0f : 127.0f / most;
 }
 

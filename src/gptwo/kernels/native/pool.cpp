@@ -19,10 +19,17 @@ static inline void relax() {
 }
 
 Pool::Pool(int threads) : threads_(threads) {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { worker(); });
+    try {
+        for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { worker(); });
+    } catch (...) {  // no more threads: those that began must end before they are forgotten
+        end();
+        throw;
+    }
 }
 
-Pool::~Pool() {
+Pool::~Pool() { end(); }
+
+void Pool::end() {
     ending_ = true;
     runs_.fetch_add(1);
     wake();

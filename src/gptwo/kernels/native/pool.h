@@ -43,6 +43,7 @@ public:
     }
 
 private:
+    void end();
     void barrier();
     void worker();
     // Waits until `value` is no longer `old`.

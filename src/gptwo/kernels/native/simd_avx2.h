@@ -1,4 +1,4 @@
-// AVX2 with FMA and F16C: 8 lanes.
+// AVX2 with FMA: 8 lanes.
 #pragma once
 #include <immintrin.h>
 

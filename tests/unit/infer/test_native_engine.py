@@ -1,0 +1,132 @@
+"""The native engine at lengths where it works in blocks, tiles and chunks; what all must do is in the contract."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gptwo
+from gptwo.base.errors import TokenizerError
+from gptwo.config import GPT2Config
+from gptwo.infer.engine import Engine
+from gptwo.infer.engines import load_engine
+from gptwo.infer.native_engine import NativeEngine
+from random_checkpoint import write_random_checkpoint
+
+C, V = 400, 61
+# Heads of whole groups of 32, and others.
+SHAPES = {
+    "K=32": GPT2Config(n_layer=2, n_head=2, n_embd=64, context=C, vocab_size=V),
+    "K=22": GPT2Config(n_layer=2, n_head=3, n_embd=66, context=C, vocab_size=V),
+}
+DTYPES = ("fp32", "bf16", "int8", "int4")
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_checkpoint(tmp_path_factory.mktemp("models") / "model", SHAPES[request.param])
+
+
+@pytest.fixture
+def engine(folder: Path) -> Engine:
+    return load_engine(folder, engine="native", dtype="fp32", threads=2)
+
+
+def text_of(length: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, V, length)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_logits_are_the_same_bits_in_any_company_and_on_any_threads(folder: Path, dtype: str) -> None:
+    alone = load_engine(folder, engine="native", dtype=dtype, threads=1)
+    texts = [text_of(length, seed) for seed, length in enumerate((390, 257, 65, 33, 1))]
+    expected = [alone.logits(text) for text in texts]
+    choose = np.random.default_rng(1)
+    for threads in (1, 3):
+        session = load_engine(folder, engine="native", dtype=dtype, threads=threads).start(
+            slots=len(texts), capacity=C
+        )
+        while left := [i for i, text in enumerate(texts) if session.lengths[i] < len(text)]:
+            slots = [i for i in left if choose.random() < 0.8] or left
+            parts = [
+                texts[i][(begin := session.lengths[i]) : begin + choose.choice([1, 2, 31, 64, 129, 300])]
+                for i in slots
+            ]
+            begins = [int(session.lengths[i]) for i in slots]
+            if choose.random() < 0.5:
+                got = session.verify(slots, parts)
+                wanted = [expected[i][b : b + len(p)] for i, b, p in zip(slots, begins, parts, strict=True)]
+            else:
+                got = list(session.prefill(slots, parts))
+                wanted = [expected[i][b + len(p) - 1] for i, b, p in zip(slots, begins, parts, strict=True)]
+            for logits, bits in zip(got, wanted, strict=True):
+                assert np.array_equal(logits, bits)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_copied_and_cut_slots_of_several_blocks_go_on_for_themselves(folder: Path, dtype: str) -> None:
+    engine = load_engine(folder, engine="native", dtype=dtype, threads=2)
+    text, other = text_of(200), text_of(200, seed=1)
+    session = engine.start(slots=2, capacity=C)
+    session.prefill([0], [text[:100]])
+    session.copy(0, 1)
+    session.truncate(1, 70)
+    mixed = np.concatenate([text[:70], other[:80]])
+    assert np.array_equal(session.verify([1], [other[:80]])[0], engine.logits(mixed)[70:])
+    assert np.array_equal(session.verify([0], [text[100:]])[0], engine.logits(text)[100:])
+
+
+def test_a_session_keeps_the_weights_that_it_reads(folder: Path) -> None:
+    expected = load_engine(folder, engine="native", dtype="fp32").logits(text_of(40))[-1]
+    session = load_engine(folder, engine="native", dtype="fp32").start(slots=1, capacity=C)
+    gc.collect()
+    assert np.array_equal(session.prefill([0], [text_of(40)])[0], expected)
+
+
+def test_a_call_that_fails_has_changed_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, other = text_of(80), text_of(80, seed=1)
+    session = engine.start(slots=2, capacity=C)
+    session.prefill([0], [text[:31]])
+
+    def no_memory(*arguments: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NativeEngine, "forward", no_memory)
+        with pytest.raises(MemoryError):
+            session.prefill([0], [text[31:70]])
+    session.copy(0, 1)
+    session.prefill([1], [other])
+    assert np.array_equal(session.verify([0], [text[31:]])[0], engine.logits(text)[31:])
+
+
+@pytest.mark.parametrize("tokens", [[60_000_000], [V], [-1], [3, 2**40]])
+def test_ids_that_the_model_does_not_have_are_refused(engine: Engine, tokens: list[int]) -> None:
+    with pytest.raises(TokenizerError, match="is not in the model's vocabulary"):
+        engine.logits(np.array(tokens))
+    session = engine.start(slots=2, capacity=C)
+    with pytest.raises(TokenizerError, match="is not in the model's vocabulary"):
+        session.prefill([0, 1], [text_of(3), np.array(tokens)])
+    assert session.lengths.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("slots", "texts"), [([0], [[]]), ([0, 1], [[1], []]), ([0, 0], [[1], [2]])], ids=str
+)
+def test_empty_texts_and_a_slot_named_twice_are_refused(
+    engine: Engine, slots: list[int], texts: Sequence[list[int]]
+) -> None:
+    session = engine.start(slots=2, capacity=C)
+    with pytest.raises(ValueError, match="expected distinct slots and a token for each"):
+        session.prefill(slots, [np.array(text, dtype=np.int64) for text in texts])
+
+
+def test_auto_leaves_heads_that_are_too_wide_to_torch(tmp_path: Path) -> None:
+    wide = GPT2Config(n_layer=1, n_head=1, n_embd=320, context=4, vocab_size=5)
+    model = gptwo.load(write_random_checkpoint(tmp_path / "wide", wide), "cpu", "fp32")
+    assert model.description == "torch on cpu in float32; the native engine has heads of at most 256, not 320"
