@@ -6,7 +6,7 @@ A token's logits are bitwise the same whatever is computed beside it: every kern
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,27 +128,40 @@ class NativeEngine:
     def score(self, rows: Sequence[Tokens], last: Sequence[int]) -> list[Scores]:
         for row in rows:
             self._check_length(len(row) - 1)
-        return [
-            Scores(*map(np.concatenate, zip(*self._scored(row, n), strict=True)))
-            for row, n in zip(rows, last, strict=True)
-        ]
-
-    def _scored(
-        self, row: Tokens, last: int
-    ) -> Iterator[tuple[Float32[np.ndarray, " m"], NDArray[np.bool_]]]:
-        """log p and greediness of the last tokens of one row, some at a time."""
-        session = self.start(slots=1, capacity=len(row) - 1)
-        first = len(row) - 1 - last  # the token whose logits predict the first of the last
-        if first > 0:
-            session.prefill([0], [row[:first]])
         at_once = max(1, _LOGITS_AT_ONCE // self.config.vocab_size)
-        for start in range(first, len(row) - 1, at_once):
-            end = min(start + at_once, len(row) - 1)
-            (logits,) = session.verify([0], [row[start:end]])
-            targets = row[start + 1 : end + 1]
+        scores: list[Scores] = []
+        while len(scores) < len(rows):
+            # As many rows as together predict no more tokens than that; one that predicts more goes alone.
+            begin = len(scores)
+            predicted = np.cumsum(last[begin:])
+            end = begin + max(1, int(np.searchsorted(predicted, at_once, side="right")))
+            scores += self._scored(rows[begin:end], last[begin:end], at_once)
+        return scores
+
+    def _scored(self, rows: Sequence[Tokens], last: Sequence[int], at_once: int) -> list[Scores]:
+        """``score`` of these rows, side by side: all before their predictions, then so many of these at a time."""
+        session = self.start(slots=len(rows), capacity=max(map(len, rows)) - 1)
+        firsts = [len(row) - 1 - n for row, n in zip(rows, last, strict=True)]
+        begun = [i for i, first in enumerate(firsts) if first > 0]
+        if begun:
+            session.prefill(begun, [rows[i][: firsts[i]] for i in begun])
+        parts: list[list[tuple[NDArray[np.float32], NDArray[np.bool_]]]] = [[] for _ in rows]
+        for done in range(0, max(last), at_once):
+            going = [i for i, n in enumerate(last) if n > done]
+            ends = [min(firsts[i] + done + at_once, len(rows[i]) - 1) for i in going]
+            texts = [rows[i][firsts[i] + done : end] for i, end in zip(going, ends, strict=True)]
+            logits = np.concatenate(session.verify(going, texts))
+            targets = np.concatenate(
+                [rows[i][firsts[i] + done + 1 : end + 1] for i, end in zip(going, ends, strict=True)]
+            )
             sums, _, greedy = self._kernels.log_sum_exp(logits)
-            chosen = logits[np.arange(len(targets)), targets]
-            yield (chosen - sums).astype(np.float32), greedy == targets
+            log_probs = (logits[np.arange(len(targets)), targets] - sums).astype(np.float32)
+            cuts = np.cumsum([len(text) for text in texts])[:-1]
+            for i, *part in zip(
+                going, np.split(log_probs, cuts), np.split(greedy == targets, cuts), strict=True
+            ):
+                parts[i].append((part[0], part[1]))
+        return [Scores(*map(np.concatenate, zip(*of_row, strict=True))) for of_row in parts]
 
     def _check_length(self, tokens: int) -> None:
         if tokens > self.config.context:

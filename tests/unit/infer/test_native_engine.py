@@ -13,6 +13,7 @@ import pytest
 import gptwo
 from gptwo.base.errors import TokenizerError
 from gptwo.config import GPT2Config
+from gptwo.infer import native_engine
 from gptwo.infer.engine import Engine
 from gptwo.infer.engines import load_engine
 from gptwo.infer.native_engine import NativeEngine
@@ -79,6 +80,20 @@ def test_copied_and_cut_slots_of_several_blocks_go_on_for_themselves(folder: Pat
     mixed = np.concatenate([text[:70], other[:80]])
     assert np.array_equal(session.verify([1], [other[:80]])[0], engine.logits(mixed)[70:])
     assert np.array_equal(session.verify([0], [text[100:]])[0], engine.logits(text)[100:])
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 40, 10_000])
+def test_scores_are_the_same_bits_however_many_are_held(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    rows = [text_of(length, seed) for seed, length in enumerate((60, 2, 130, 33, 9))]
+    last = [20, 1, 129, 5, 8]
+    expected = [engine.score([row], [n])[0] for row, n in zip(rows, last, strict=True)]
+    monkeypatch.setattr(native_engine, "_LOGITS_AT_ONCE", at_once * V)
+    for got, wanted, n in zip(engine.score(rows, last), expected, last, strict=True):
+        assert len(got.log_probs) == n
+        assert np.array_equal(got.log_probs, wanted.log_probs)
+        assert np.array_equal(got.greedy, wanted.greedy)
 
 
 def test_a_session_keeps_the_weights_that_it_reads(folder: Path) -> None:
