@@ -436,6 +436,14 @@ MISTAKES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         ("ConfigError: dtype 'int8' is not possible on the torch engine; expected one of bf16",),
     ),
     (
+        ("quantize", "{run}", "--to", "int8", "--out", "{new}", "--data", "{text}", "--limit", "0"),
+        ("ConfigError: limit=0 is not possible",),
+    ),
+    (
+        ("quantize", "{run}", "--to", "int8", "--out", "{new}", "--data", "{tmp}/gone.txt"),
+        ("gone.txt",),
+    ),
+    (
         (*GENERATE, "--engine", "warp"),
         ("ConfigError: there is no engine 'warp'; expected auto or one of native",),
     ),
@@ -596,7 +604,7 @@ def test_a_mistake_is_one_line(
     line = command(*(argument.format(**places) for argument in arguments)).error_line()
     for part in expected:
         assert part in line
-    if arguments and arguments[0] in ("prepare", "train"):
+    if arguments and arguments[0] in ("prepare", "train", "quantize"):
         assert not (tmp_path / "new").exists(), "a mistake leaves nothing that looks made"
 
 

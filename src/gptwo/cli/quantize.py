@@ -13,6 +13,7 @@ from gptwo.cli.output import add_json, print_json
 
 if TYPE_CHECKING:
     from gptwo.evaluation.fidelity import Fidelity
+    from gptwo.infer.api import LanguageModel
     from gptwo.infer.quantize import Quantized
 
 
@@ -42,8 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from gptwo.infer.quantize import quantize
 
+    # What cannot be measured is refused before anything is written.
+    before = _readable(arguments) if arguments.data is not None else None
     quantized = quantize(arguments.model, to=arguments.to, out=Path(arguments.out), force=arguments.force)
-    fidelity = _fidelity(quantized, arguments) if arguments.data is not None else None
+    fidelity = _fidelity(before, quantized, arguments) if before is not None else None
     if arguments.json:
         print_json(
             {
@@ -79,13 +82,26 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _fidelity(quantized: Quantized, arguments: argparse.Namespace) -> Fidelity:
+def _readable(arguments: argparse.Namespace) -> LanguageModel:
+    """The model before, on the engine that will run it after, once it has been seen to read --data."""
+    import gptwo
+    from gptwo.evaluation.loss import open_text
+    from gptwo.infer.task import require_count
+
+    if arguments.limit is not None:
+        require_count("limit", arguments.limit)
+    model = gptwo.load(arguments.model, engine="native")
+    open_text(model, Path(arguments.data))
+    return model
+
+
+def _fidelity(before: LanguageModel, quantized: Quantized, arguments: argparse.Namespace) -> Fidelity:
     from rich.console import Console
 
     import gptwo
     from gptwo.evaluation.fidelity import compare
     from gptwo.evaluation.terminal import evaluation_bar
 
-    before, after = gptwo.load(quantized.source), gptwo.load(quantized.folder)
+    after = gptwo.load(quantized.folder)
     with evaluation_bar(Console(stderr=True), "tokens") as progress:
         return compare(before, after, Path(arguments.data), limit=arguments.limit, progress=progress)
