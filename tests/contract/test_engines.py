@@ -19,7 +19,7 @@ from gptwo.config import GPT2Config
 from gptwo.infer.cuda_decode import DecodeGraphs
 from gptwo.infer.engine import Engine, Session
 from gptwo.infer.engines import ENGINES, load_engine
-from gptwo.infer.generate import write
+from gptwo.infer.generate import result_of, write
 from gptwo.infer.sampling import SamplingPolicy
 from gptwo.infer.task import Generation, Task
 from gptwo.infer.torch_engine import TorchEngine, parse_dtype
@@ -350,12 +350,7 @@ def texts_of(engine: Engine, policy: SamplingPolicy, **settings: Any) -> list[Ge
     written = write(
         engine, None, Task(prompts=prompts, policy=policy, max_new_tokens=40, slide=True, **settings)
     )
-    while True:
-        try:
-            next(written)
-        except StopIteration as end:
-            generations: list[Generation] = end.value
-            return generations
+    return result_of(written)
 
 
 @keeps_the_promise

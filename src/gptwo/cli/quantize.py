@@ -13,6 +13,7 @@ from gptwo.cli.output import add_json, print_json
 
 if TYPE_CHECKING:
     from gptwo.evaluation.fidelity import Fidelity
+    from gptwo.evaluation.loss import Text
     from gptwo.infer.api import LanguageModel
     from gptwo.infer.quantize import Quantized
 
@@ -44,9 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
     from gptwo.infer.quantize import quantize
 
     # What cannot be measured is refused before anything is written.
-    before = _readable(arguments) if arguments.data is not None else None
+    measured = _readable(arguments) if arguments.data is not None else None
     quantized = quantize(arguments.model, to=arguments.to, out=Path(arguments.out), force=arguments.force)
-    fidelity = _fidelity(before, quantized, arguments) if before is not None else None
+    fidelity = _fidelity(*measured, quantized, arguments.limit) if measured is not None else None
     if arguments.json:
         print_json(
             {
@@ -82,8 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _readable(arguments: argparse.Namespace) -> LanguageModel:
-    """The model before, on the engine that will run it after, once it has been seen to read --data."""
+def _readable(arguments: argparse.Namespace) -> tuple[LanguageModel, Text]:
+    """The model before, on the engine that will run it after, and --data as it reads it."""
     import gptwo
     from gptwo.evaluation.loss import open_text
     from gptwo.infer.task import require_count
@@ -91,11 +92,10 @@ def _readable(arguments: argparse.Namespace) -> LanguageModel:
     if arguments.limit is not None:
         require_count("limit", arguments.limit)
     model = gptwo.load(arguments.model, engine="native")
-    open_text(model, Path(arguments.data))
-    return model
+    return model, open_text(model, Path(arguments.data))
 
 
-def _fidelity(before: LanguageModel, quantized: Quantized, arguments: argparse.Namespace) -> Fidelity:
+def _fidelity(before: LanguageModel, text: Text, quantized: Quantized, limit: int | None) -> Fidelity:
     from rich.console import Console
 
     import gptwo
@@ -104,4 +104,4 @@ def _fidelity(before: LanguageModel, quantized: Quantized, arguments: argparse.N
 
     after = gptwo.load(quantized.folder)
     with evaluation_bar(Console(stderr=True), "tokens") as progress:
-        return compare(before, after, Path(arguments.data), limit=arguments.limit, progress=progress)
+        return compare(before, after, text, limit=limit, progress=progress)

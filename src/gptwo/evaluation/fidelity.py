@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from gptwo.base.errors import ConfigError, DivergedError
 from gptwo.data.windows import windows
-from gptwo.evaluation.loss import open_text
+from gptwo.evaluation.loss import Text
 from gptwo.evaluation.result import Progress, perplexity
 from gptwo.infer.api import LanguageModel
 
@@ -38,12 +37,12 @@ class Fidelity:
 def compare(
     before: LanguageModel,
     after: LanguageModel,
-    data: Path,
+    text: Text,
     *,
     limit: int | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Fidelity:
-    """``after`` against ``before`` on a text file or the validation split of a prepared folder.
+    """``after`` against ``before`` on a text that was opened with ``before``'s tokenizer (``open_text``).
 
     ``limit`` stops after so many predicted tokens. Errors as ``evaluate_loss``, and ``ConfigError`` for two shapes.
     """
@@ -53,7 +52,6 @@ def compare(
         )
     if limit is not None and limit < 1:
         raise ConfigError(f"limit={limit} is not possible; expected at least 1, or nothing")
-    text = open_text(before, data)
     tokens = text.tokens if limit is None else min(text.tokens, limit + 1)
     sums, predicted = np.zeros(4), 0
     for window in windows(tokens, before.config.context):

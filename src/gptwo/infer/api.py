@@ -12,8 +12,8 @@ from gptwo.base.errors import ConfigError, GptwoError, TokenizerError
 from gptwo.checkpoint.resolve import resolve_model
 from gptwo.config import GPT2Config
 from gptwo.infer.engine import Engine, Tokens
-from gptwo.infer.engines import choose_engine, load_engine
-from gptwo.infer.generate import write
+from gptwo.infer.engines import choose_engine, load_chosen
+from gptwo.infer.generate import result_of, write
 from gptwo.infer.prompt import require_room, require_tokens
 from gptwo.infer.sampling import SamplingPolicy, log_probabilities
 from gptwo.infer.settings import SamplingSettings, WritingSettings
@@ -43,9 +43,9 @@ def load(
     """
     folder = resolve_model(path)
     place, kind = str(device), None if dtype is None else str(dtype)
-    name, reason = choose_engine(folder, engine=engine, device=place, dtype=kind)
-    loaded = load_engine(folder, engine=name, device=place, dtype=kind, threads=threads)
-    return LanguageModel(loaded, folder, engine_reason=reason)
+    choice = choose_engine(folder, engine=engine, device=place, dtype=kind)
+    loaded = load_chosen(folder, choice, device=place, dtype=kind, threads=threads)
+    return LanguageModel(loaded, folder, engine_reason=choice.reason)
 
 
 class TextPieces(Iterator[str]):
@@ -135,7 +135,7 @@ class LanguageModel:
     ) -> list[Generation]:
         """``num`` texts from one prompt, run together. The i-th is that of ``generate`` with seed + i."""
         require_count("num", num)
-        return _result(self._write([self._prompt(prompt)] * num, **settings))
+        return result_of(self._write([self._prompt(prompt)] * num, **settings))
 
     def generate_batch(
         self,
@@ -157,7 +157,7 @@ class LanguageModel:
                 ids.append(self._prompt(prompt))
             except GptwoError as error:
                 raise type(error)(f"prompt {number} of {len(prompts)}: {error}") from error
-        return _result(self._write(ids, batch=batch, **settings)) if ids else []
+        return result_of(self._write(ids, batch=batch, **settings)) if ids else []
 
     def stream(self, prompt: str | Sequence[int], **settings: Unpack[WritingSettings]) -> TextPieces:
         """``generate`` piece by piece: never half a character, never part of a stop string.
@@ -231,13 +231,3 @@ class LanguageModel:
             except TokenizerError as error:
                 self._tokenizer = error
         return self._tokenizer
-
-
-def _result(written: Generator[tuple[int, str], None, list[Generation]]) -> list[Generation]:
-    """What ``written`` returns in the end."""
-    while True:
-        try:
-            next(written)
-        except StopIteration as end:
-            generations: list[Generation] = end.value
-            return generations

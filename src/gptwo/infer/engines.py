@@ -72,11 +72,19 @@ def load_engine(
     ``threads`` None leaves their number to the engine. Raises ``ConfigError`` for an unknown name, and what the engine
     raises for a device, dtype or folder.
     """
-    name, reason = choose_engine(folder, engine=engine, device=device, dtype=dtype)
+    choice = choose_engine(folder, engine=engine, device=device, dtype=dtype)
+    return load_chosen(folder, choice, device=device, dtype=dtype, threads=threads)
+
+
+def load_chosen(
+    folder: Path, choice: EngineChoice, *, device: str, dtype: str | None, threads: int | None
+) -> Engine:
+    """``load_engine`` after ``choose_engine``, for those who keep its reason."""
+    name, reason = choice
     loaded = ENGINES[name].load(folder, device, dtype, threads)
     _log.info(
         "engine=%s device=%s dtype=%s threads=%s: %s%s",
-        engine,
+        name,
         device,
         dtype,
         threads,

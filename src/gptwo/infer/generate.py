@@ -47,6 +47,16 @@ def write(
     return _written(engine, tokenizer, task)
 
 
+def result_of(written: Generator[tuple[int, str], None, list[Generation]]) -> list[Generation]:
+    """What ``write`` returns in the end, for those who do not wait for pieces."""
+    while True:
+        try:
+            next(written)
+        except StopIteration as end:
+            generations: list[Generation] = end.value
+            return generations
+
+
 def _written(
     engine: Engine, tokenizer: Tokenizer | None, task: Task
 ) -> Generator[tuple[int, str], None, list[Generation]]:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gptwo.base.errors import ContextLengthError
 from gptwo.config import GPT2Config
+from gptwo.infer.prompt import require_capacity, require_place
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -26,10 +26,7 @@ class KVCache:
     def __init__(
         self, config: GPT2Config, *, slots: int, capacity: int, device: torch.device, dtype: torch.dtype
     ) -> None:
-        if capacity > config.context:
-            raise ContextLengthError(
-                f"a cache of {capacity} tokens is more than the model's context of {config.context}; ask for less"
-            )
+        require_capacity(capacity, config.context)
         self.capacity = capacity
         self.lengths = np.zeros(slots, dtype=np.int64)
         shape = (config.n_layer, 2, slots, config.n_head, capacity, config.head_width)
@@ -39,8 +36,7 @@ class KVCache:
     def require_room(self, slots: Sequence[int], counts: Sequence[int]) -> None:
         """``ContextLengthError`` unless each slot has room for so many more tokens."""
         end = max(int(self.lengths[slot]) + count for slot, count in zip(slots, counts, strict=True))
-        if end > self.capacity:
-            raise ContextLengthError(f"{end} tokens are more than the cache's capacity of {self.capacity}")
+        require_place(end, self.capacity)
 
     def truncate(self, slot: int, length: int) -> None:
         """Forget what ``slot`` holds from position ``length`` on."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptwo.base.errors import ConfigError, ContextLengthError
+from gptwo.checkpoint.released_config import read_config
 from gptwo.config import GPT2Config
 from gptwo.infer.engine import Scores, Tokens
 from gptwo.infer.engines import MOST_HEAD_WIDTH, short_dtype
@@ -21,7 +22,7 @@ from gptwo.infer.packed import PackedModel
 from gptwo.infer.packed_cache import open_packed
 from gptwo.infer.packed_file import native_hash
 from gptwo.infer.paging import Pages
-from gptwo.infer.prompt import require_tokens
+from gptwo.infer.prompt import require_capacity, require_tokens
 from gptwo.kernels.interface import BlockStruct, MatrixStruct, ModelStruct
 from gptwo.kernels.library import CacheMemory, Kernels, matrix_struct, open_kernels
 
@@ -49,11 +50,6 @@ class NativeEngine:
 
     def __init__(self, packed: PackedModel, kernels: Kernels) -> None:
         config = packed.config
-        if config.head_width > MOST_HEAD_WIDTH:
-            raise ConfigError(
-                f"heads of width {config.head_width} are more than the native kernels' {MOST_HEAD_WIDTH}; "
-                "use engine=torch"
-            )
         self._packed = packed
         self._kernels = kernels
         self._blocks = (BlockStruct * config.n_layer)(
@@ -76,6 +72,10 @@ class NativeEngine:
     @classmethod
     def load(cls, folder: Path, *, dtype: str | None, threads: int | None) -> NativeEngine:
         """The model in ``folder``, memory-mapped. Raises ``NativeLibraryError`` where the kernels were not built."""
+        if (width := read_config(folder).head_width) > MOST_HEAD_WIDTH:
+            raise ConfigError(
+                f"heads of width {width} are more than the native kernels' {MOST_HEAD_WIDTH}; use engine=torch"
+            )
         kernels = open_kernels(default_threads() if threads is None else threads)
         return cls(
             open_packed(folder, None if dtype is None else short_dtype(dtype), native_hash(kernels)), kernels
@@ -97,10 +97,7 @@ class NativeEngine:
 
     def start(self, *, slots: int, capacity: int) -> NativeSession:
         config = self.config
-        if capacity > config.context:
-            raise ContextLengthError(
-                f"a cache of {capacity} tokens is more than the model's context of {config.context}; ask for less"
-            )
+        require_capacity(capacity, config.context)
         pages = Pages(slots=slots, capacity=capacity)
         cache = CacheMemory(
             layers=config.n_layer,

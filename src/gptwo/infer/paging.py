@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gptwo.base.errors import ContextLengthError
+from gptwo.infer.prompt import require_place
 from gptwo.kernels.library import BLOCK
 
 if TYPE_CHECKING:
@@ -41,10 +41,7 @@ class Pages:
         Raises ``ContextLengthError`` past the capacity, with nothing changed. ``advance`` makes the tokens count.
         """
         for slot, count in zip(slots, counts, strict=True):
-            if self.lengths[slot] + count > self.capacity:
-                raise ContextLengthError(
-                    f"{self.lengths[slot] + count} tokens are more than the cache's capacity of {self.capacity}"
-                )
+            require_place(self.lengths[slot] + count, self.capacity)
         copies: list[tuple[int, int]] = []
         for slot, count in zip(slots, counts, strict=True):
             first = self.lengths[slot] // BLOCK

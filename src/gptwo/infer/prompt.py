@@ -1,4 +1,4 @@
-"""Checks of token ids on their way into a model. No torch."""
+"""Checks of token ids, and of how many they are, on their way into a model. No torch."""
 
 from __future__ import annotations
 
@@ -37,3 +37,17 @@ def require_room(count: int, context: int, what: str) -> None:
         raise ContextLengthError(
             f"{what} has {count} tokens; expected at most the model's context of {context}; shorten it"
         )
+
+
+def require_capacity(capacity: int, context: int) -> None:
+    """``ContextLengthError`` for slots of a cache that hold more tokens than the model's context."""
+    if capacity > context:
+        raise ContextLengthError(
+            f"a cache of {capacity} tokens is more than the model's context of {context}; ask for less"
+        )
+
+
+def require_place(count: int, capacity: int) -> None:
+    """``ContextLengthError`` when ``count`` tokens are more than a slot of a cache holds."""
+    if count > capacity:
+        raise ContextLengthError(f"{count} tokens are more than the cache's capacity of {capacity}")

@@ -17,6 +17,7 @@ from gptwo.checkpoint.weights import load_model
 from gptwo.config import GPT2Config
 from gptwo.infer.cuda_decode import SWITCH, DecodeGraphs, cuda_graphs
 from gptwo.infer.engine import Scores, Tokens
+from gptwo.infer.engines import short_dtype
 from gptwo.infer.kv_cache import CacheRows, KVCache
 from gptwo.infer.task import require_count
 from gptwo.model import products
@@ -37,10 +38,9 @@ _LOGITS_AT_ONCE = 512 * 50257
 
 def parse_dtype(name: str) -> torch.dtype:
     """``fp32 | bf16 | fp16 | fp64`` or torch's own names, with or without "torch."; else ``ConfigError``."""
-    for short, dtype in DTYPES.items():
-        if name.removeprefix("torch.") in (short, str(dtype).removeprefix("torch.")):
-            return dtype
-    raise ConfigError(f"dtype {name!r} is unknown; expected one of {', '.join(DTYPES)}")
+    if short_dtype(name) not in DTYPES:
+        raise ConfigError(f"dtype {name!r} is unknown; expected one of {', '.join(DTYPES)}")
+    return DTYPES[short_dtype(name)]
 
 
 def to_host(logits: Float[Tensor, "*rows V"]) -> Float[np.ndarray, "*rows V"]:

@@ -11,6 +11,7 @@ import pytest
 from gptwo.base.errors import ConfigError, DivergedError
 from gptwo.config import GPT2Config
 from gptwo.evaluation.fidelity import compare
+from gptwo.evaluation.loss import open_text
 from gptwo.infer.api import LanguageModel
 from gptwo.tokenizer.build import build_byte
 from tolerance import Tolerance
@@ -61,7 +62,8 @@ def test_the_figures_are_their_definitions(folder: Path, limit: int | None) -> N
                 p.argmax() == q.argmax(),
             ]
         )
-    found = compare(model(before, folder), model(after, folder), folder / "text.txt", limit=limit)
+    first = model(before, folder)
+    found = compare(first, model(after, folder), open_text(first, folder / "text.txt"), limit=limit)
     means = np.array(rows, dtype=np.float64).mean(axis=0)
     FLOAT64.assert_close(math.log(found.perplexity_before), means[0])
     FLOAT64.assert_close(math.log(found.perplexity_after), means[1])
@@ -72,18 +74,19 @@ def test_the_figures_are_their_definitions(folder: Path, limit: int | None) -> N
 
 def test_a_model_is_near_itself(folder: Path) -> None:
     one = model(TableEngine(0), folder)
-    found = compare(one, one, folder / "text.txt")
+    found = compare(one, one, open_text(one, folder / "text.txt"))
     assert (found.kl, found.top1_agreement) == (0, 1)
     assert found.perplexity_before == found.perplexity_after
 
 
 def test_what_cannot_be_compared_is_refused(folder: Path) -> None:
     one = model(TableEngine(0), folder)
+    text = open_text(one, folder / "text.txt")
     with pytest.raises(ConfigError, match="have different shapes"):
-        compare(one, model(TableEngine(0, context=C + 1), folder), folder / "text.txt")
+        compare(one, model(TableEngine(0, context=C + 1), folder), text)
     with pytest.raises(ConfigError, match="limit=0"):
-        compare(one, one, folder / "text.txt", limit=0)
+        compare(one, one, text, limit=0)
     broken = TableEngine(0)
     broken.table[3] = np.nan
     with pytest.raises(DivergedError, match="no finite number"):
-        compare(one, model(broken, folder), folder / "text.txt")
+        compare(one, model(broken, folder), text)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gptwo.base.errors import ConfigError
-from gptwo.infer.generate import write
+from gptwo.infer.generate import result_of, write
 from gptwo.infer.lookup import PromptLookup
 from gptwo.infer.sampling import SamplingPolicy
 from gptwo.infer.task import Generation, Task
@@ -103,13 +103,7 @@ class Chain(ScriptedEngine):
 
 def generated(engine: ScriptedEngine, prompts: Sequence[Sequence[int]], **settings: Any) -> list[Generation]:
     task = Task(prompts=[np.array([*prompt]) for prompt in prompts], **settings)
-    written = write(engine, BYTES, task)
-    while True:
-        try:
-            next(written)
-        except StopIteration as end:
-            generations: list[Generation] = end.value
-            return generations
+    return result_of(write(engine, BYTES, task))
 
 
 PROMPTS = [b"abcab", b"a", b"ccab\nabc", b"abcab", b"b\n"]
