@@ -134,6 +134,11 @@ class Tokenizer:
         """Every token as its file writes it, by id. Where two vocabularies are equal, ids mean the same."""
         return dict(self._token_of_id)
 
+    @cached_property
+    def specials(self) -> dict[str, int]:
+        """The id of each special token, by its text."""
+        return {self._token_of_id[id_]: id_ for id_ in sorted(self._special_ids)}
+
     def is_special(self, token_id: int) -> bool:
         """True for tokens such as ``<|endoftext|>`` that user text never encodes to."""
         return token_id in self._special_ids
@@ -143,9 +148,9 @@ class Tokenizer:
         return self.kind == "other" and bool(_BYTE_TOKEN.fullmatch(self._token_of_id.get(token_id, "")))
 
     def render_chat(self, messages: object, *, add_generation_prompt: bool = True) -> list[int]:
-        """The ids of a conversation [{"role", "content"}, ...] in the plain template, ready for an answer.
+        """The ids of a conversation [{"role", "content"}, ...], ready for an answer: tokenizer/chat.py.
 
-        Roles are system, user and assistant. Raises ``TokenizerError``. The format: tokenizer/chat.py.
+        In the model's own template, else in the plain one of system, user and assistant. Raises ``TokenizerError``.
         """
         return render_chat(self, messages, add_generation_prompt=add_generation_prompt)
 

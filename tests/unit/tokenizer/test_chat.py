@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gptwo.base.errors import TokenizerError
 from gptwo.tokenizer import Tokenizer
 from gptwo.tokenizer.build import build_byte, train_bpe
+from gptwo.tokenizer.chat import require_plain_chat
 from gptwo.tokenizer.resolve import find_gpt2
 
 CONVERSATIONS = [
@@ -116,10 +117,9 @@ def test_what_is_no_conversation_is_refused(messages: object, line: str) -> None
 
 
 def test_a_tokenizer_that_cannot_speak_it_is_refused() -> None:
-    tokenizer = build_byte()
-    theirs = Tokenizer(tokenizer.backend, {"chat_template": "{{ messages }}"})
-    with pytest.raises(TokenizerError, match="brings a chat template of its own"):
-        theirs.render_chat(CONVERSATIONS[0])
+    theirs = Tokenizer(build_byte().backend, {"chat_template": "{{ messages }}"})
+    with pytest.raises(TokenizerError, match="brings a chat template of its own, and gptwo fine-tunes"):
+        require_plain_chat(theirs)
     endless = build_byte()
     endless.eot_id = None
     with pytest.raises(TokenizerError, match=r"has no <\|endoftext\|>, which ends every message"):
