@@ -51,3 +51,11 @@ class NativeLibraryError(GptwoError, RuntimeError):
 
 class RankError(GptwoError, RuntimeError):
     """A process of a run over several that has gone or cannot be reached. What was saved is whole."""
+
+
+class QueueFullError(GptwoError, RuntimeError):
+    """A server has as many texts to write as it takes; the same request may succeed later."""
+
+
+class ServerClosingError(GptwoError, RuntimeError):
+    """A server that is going down takes no more requests."""
