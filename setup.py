@@ -31,6 +31,8 @@ FLAGS = {
     "kernels_avx2.cpp": ["-mavx2", "-mfma"],
     "kernels_neon.cpp": [],
     "kernels_portable.cpp": [],
+    "choose.cpp": [],
+    "head.cpp": [],
     "pool.cpp": [],
     "model.cpp": [],
     "api.cpp": [],

@@ -23,8 +23,9 @@ from gptwo.infer.packed_cache import open_packed
 from gptwo.infer.packed_file import native_hash
 from gptwo.infer.paging import Pages
 from gptwo.infer.prompt import require_capacity, require_tokens
+from gptwo.kernels.cache import CacheMemory
 from gptwo.kernels.interface import BlockStruct, MatrixStruct, ModelStruct
-from gptwo.kernels.library import CacheMemory, Kernels, matrix_struct, open_kernels
+from gptwo.kernels.library import Kernels, matrix_struct, open_kernels
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Int, Int32
@@ -151,8 +152,9 @@ class NativeEngine:
             targets = np.concatenate(
                 [rows[i][firsts[i] + done + 1 : end + 1] for i, end in zip(going, ends, strict=True)]
             )
-            sums, _, greedy = self._kernels.log_sum_exp(logits)
-            log_probs = (logits[np.arange(len(targets)), targets] - sums).astype(np.float32)
+            top = self._kernels.top(logits, 1)
+            log_probs = (logits[np.arange(len(targets)), targets] - top.log_sum_exp_n).astype(np.float32)
+            greedy = top.ids_nk[:, 0]
             cuts = np.cumsum([len(text) for text in texts])[:-1]
             for i, *part in zip(
                 going, np.split(log_probs, cuts), np.split(greedy == targets, cuts), strict=True

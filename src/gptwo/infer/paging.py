@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gptwo.infer.prompt import require_place
-from gptwo.kernels.library import BLOCK
+from gptwo.kernels.cache import BLOCK
 
 if TYPE_CHECKING:
     from jaxtyping import Int32

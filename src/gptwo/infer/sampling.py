@@ -15,81 +15,20 @@ from __future__ import annotations
 
 import math
 import secrets
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from numbers import Integral, Real
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gptwo.base.errors import ConfigError
+from gptwo.infer.policy import SamplingPolicy as SamplingPolicy  # noqa: PLC0414 # who samples finds it here too
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-# What a policy's field may be: its kind, the least, the most, and both in words.
-_POSSIBLE: dict[str, tuple[Any, float, float, str]] = {
-    "temperature": (Real, 0.0, sys.float_info.max, "a number of at least 0 (0 is greedy)"),
-    # Beyond these a penalised logit may not be a finite number.
-    "repetition_penalty": (Real, 1e-30, 1e30, "a number above 0 (1 is none)"),
-    "presence_penalty": (Real, -1e30, 1e30, "a finite number (0 is none)"),
-    "frequency_penalty": (Real, -1e30, 1e30, "a finite number (0 is none)"),
-    "top_k": (Integral, 1, math.inf, "a whole number of at least 1, or None"),
-    "top_p": (Real, sys.float_info.min, 1.0, "0 < top_p <= 1, or None"),
-    "min_p": (Real, 0.0, 1.0, "0 <= min_p <= 1, or None"),
-    # What fits a signed 64-bit integer, as most readers of JSON expect.
-    "seed": (Integral, 0, 2**63 - 1, "a whole number from 0 to 2**63 - 1, or None"),
-}
-_BIASED = (Integral, 0, math.inf, "a whole number of at least 0")
-_BIAS = (Real, -1e30, 1e30, "a finite number")
+# Probabilities that are added one after the other, in the draw.
+_BLOCK = 256
 # Rows of logits turned to float64 at a time: 64 rows of V=50257 are 26 MB.
 _ROWS_AT_ONCE = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingPolicy:
-    """How the next token is taken from the logits. ``temperature=0`` takes the largest (the lowest id among equals).
-
-    temperature τ ≥ 0 · top_k ≥ 1 · 0 < top_p ≤ 1 · 0 ≤ min_p ≤ 1 · repetition_penalty > 0 · presence_penalty,
-    frequency_penalty and the values of logit_bias finite; None leaves a stage out · 0 ≤ seed < 2⁶³, None for a fresh
-    one. Raises ``ConfigError`` for anything else, NaN and infinities included.
-    """
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] | None = None
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, possible in _POSSIBLE.items():
-            given = getattr(self, name)
-            if not (given is None and possible[-1].endswith("or None")):
-                _require(name, given, possible)
-        if self.logit_bias is not None:
-            if not isinstance(self.logit_bias, Mapping):
-                raise ConfigError(
-                    f"logit_bias={self.logit_bias!r} is not possible; expected a mapping from ids"
-                )
-            for token, bias in self.logit_bias.items():
-                _require("logit_bias: id", token, _BIASED)
-                _require(f"logit_bias[{token}]", bias, _BIAS)
-            # A copy that nobody can change: the policy is frozen.
-            object.__setattr__(self, "logit_bias", MappingProxyType(dict(self.logit_bias)))
-
-
-def _require(name: str, given: Any, possible: tuple[Any, float, float, str]) -> None:
-    kind, least, most, expected = possible
-    value = given.item() if isinstance(given, np.generic) else given
-    # NaN is not between anything, and neither are the infinities.
-    if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
-        raise ConfigError(f"{name}={given!r} is not possible; expected {expected}")
 
 
 # --- The stages -------------------------------------------------------------------------------------------------------
@@ -194,20 +133,53 @@ def process(
 
     ``tokens`` are those so far, of which the first ``prompt_tokens`` are the prompt.
     """
-    z = logits.astype(np.float64)
-    if policy.logit_bias:
-        z = logit_bias(z, policy.logit_bias)
-    if policy.repetition_penalty != 1.0:
-        z = repetition_penalty(z, tokens, policy.repetition_penalty)
-    if policy.presence_penalty != 0.0 or policy.frequency_penalty != 0.0:
-        z = count_penalties(z, tokens[prompt_tokens:], policy.presence_penalty, policy.frequency_penalty)
+    z = _adjusted(logits, tokens, policy, prompt_tokens)
     if policy.temperature == 0.0:
         return z
-    # The shift changes no probability, and lets the smallest temperatures overflow to -∞ only, never to +∞.
-    with np.errstate(over="ignore"):
-        z = temperature(z - z.max(), policy.temperature)
+    z = scaled(z, policy.temperature)
     if policy.top_k is not None:
         z = top_k(z, policy.top_k)
+    return _narrowed(z, policy)
+
+
+def adjustments(
+    logits: Float[np.ndarray, " V"], tokens: Int[np.ndarray, " n"], policy: SamplingPolicy, prompt_tokens: int
+) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """The ids whose logits the bias and the penalties change, ascending, and what these become, in float64."""
+    bias, written = policy.logit_bias or {}, tokens[prompt_tokens:]
+    repeats = policy.repetition_penalty != 1.0
+    counts = policy.presence_penalty != 0.0 or policy.frequency_penalty != 0.0
+    ids = np.array(list(bias), dtype=np.int64)
+    if repeats or counts:
+        ids = np.concatenate([ids, tokens if repeats else written])
+    ids = np.unique(ids)
+    z = logits[ids].astype(np.float64)
+    if bias:
+        z = logit_bias(z, dict(zip(np.searchsorted(ids, list(bias)), bias.values(), strict=True)))
+    if repeats:
+        z = repetition_penalty(z, np.searchsorted(ids, tokens), policy.repetition_penalty)
+    if counts:
+        places = np.searchsorted(ids, written)
+        z = count_penalties(z, places, policy.presence_penalty, policy.frequency_penalty)
+    return ids, z
+
+
+def _adjusted(
+    logits: Float[np.ndarray, " V"], tokens: Int[np.ndarray, " n"], policy: SamplingPolicy, prompt_tokens: int
+) -> Float[np.ndarray, " V"]:
+    z = logits.astype(np.float64)
+    ids, values = adjustments(logits, tokens, policy, prompt_tokens)
+    z[ids] = values
+    return z
+
+
+def scaled(logits: Float[np.ndarray, " V"], tau: float) -> Float[np.ndarray, " V"]:
+    """(z - max z) / τ: the shift changes no probability, and lets the smallest τ overflow to -∞ only, never to +∞."""
+    with np.errstate(over="ignore"):
+        return temperature(logits - logits.max(), tau)
+
+
+def _narrowed(z: Float[np.ndarray, " V"], policy: SamplingPolicy) -> Float[np.ndarray, " V"]:
     if policy.top_p is not None:
         z = top_p(z, policy.top_p)
     if policy.min_p is not None:
@@ -230,10 +202,29 @@ def uniform(seed: int, step: int) -> float:
 
 
 def draw(logits: Float[np.ndarray, " V"], u: float) -> int:
-    """The inverse of softmax's cumulative distribution at u in [0, 1), in float64: the first id whose sum exceeds u."""
-    cumulative = _weights(logits).cumsum()
+    """The inverse of softmax's cumulative distribution at u in [0, 1), in float64: the first id whose sum exceeds u.
+
+    Sums of blocks are added first, and then those of one block: one sum after the other waits for each of them.
+    """
+    weights = _weights(logits)
+    ends = np.add.reduceat(weights, np.arange(0, len(weights), _BLOCK)).cumsum()
     # The largest u is 1 - 2⁻⁵³, and its product with any total rounds to a number below the total.
-    return int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
+    sought = u * ends[-1]
+    block = int(np.searchsorted(ends, sought, side="right"))
+    inside = weights[block * _BLOCK : (block + 1) * _BLOCK]
+    sums = inside.cumsum() + (ends[block - 1] if block else 0.0)
+    # A block's own sum may be rounded to more than its tokens' one after the other.
+    last = int(np.flatnonzero(inside)[-1])
+    return block * _BLOCK + min(last, int(np.searchsorted(sums, sought, side="right")))
+
+
+def drawn(z: Float[np.ndarray, " V"], policy: SamplingPolicy, u: float) -> int:
+    """The draw at u after the temperature and the filters: the index of z. What top-k removes leaves no trace in it."""
+    z = scaled(z, policy.temperature)
+    if policy.top_k is None:
+        return draw(_narrowed(z, policy), u)
+    kept = np.flatnonzero(top_k(z, policy.top_k) > -math.inf)
+    return int(kept[draw(_narrowed(z[kept], policy), u)])
 
 
 def choose(
@@ -246,8 +237,8 @@ def choose(
     step: int,
 ) -> int:
     """The id that follows ``tokens``: the policy's stages, then the draw of (seed, step) or, greedy, the largest."""
-    z = process(logits, tokens, policy, prompt_tokens=prompt_tokens)
-    return int(z.argmax()) if policy.temperature == 0.0 else draw(z, uniform(seed, step))
+    z = _adjusted(logits, tokens, policy, prompt_tokens)
+    return int(z.argmax()) if policy.temperature == 0.0 else drawn(z, policy, uniform(seed, step))
 
 
 def log_probabilities(

@@ -11,7 +11,9 @@ from typing import Any
 
 from gptwo.base.errors import NativeLibraryError
 
-_INTERFACE = 1
+_INTERFACE = 2
+DTYPES = {"fp32": 0, "bf16": 1, "int8": 2, "int4": 3}
+"""``Dtype`` of native/types.h."""
 
 
 class MatrixStruct(Structure):
@@ -77,6 +79,24 @@ class SegmentStruct(Structure):
     _fields_ = (("tokens", c_int32), ("start", c_int32), ("table", c_void_p))
 
 
+class TopStruct(Structure):
+    """``Top`` of native/head.h."""
+
+    _fields_ = (("k", c_int64), ("ids", c_void_p), ("logits", c_void_p), ("log_sum_exp", c_void_p))
+
+
+class ChoiceStruct(Structure):
+    """``Choice`` of native/choose.h."""
+
+    _fields_ = (
+        ("temperature", c_double),
+        ("top_k", c_int64),
+        ("top_p", c_double),
+        ("min_p", c_double),
+        ("u", c_double),
+    )
+
+
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gptwo_interface": (c_int32, ()),
     "gptwo_instruction_set": (c_char_p, (c_int32,)),
@@ -94,11 +114,17 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
             c_void_p,
             c_int64,
             c_void_p,
+            POINTER(TopStruct),
         ),
     ),
     "gptwo_cache_bytes": (c_int64, (POINTER(CacheStruct), c_int64)),
     "gptwo_copy_block": (None, (POINTER(CacheStruct), c_int64, c_int64, c_int64)),
-    "gptwo_log_sum_exp": (None, (c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_void_p)),
+    "gptwo_top": (c_int32, (c_void_p, c_void_p, c_int64, c_int64, POINTER(TopStruct))),
+    "gptwo_choose": (
+        c_int32,
+        (c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_int64, POINTER(ChoiceStruct)),
+    ),
+    "gptwo_head": (None, (c_void_p, POINTER(MatrixStruct), c_void_p, c_int64, POINTER(TopStruct))),
     "gptwo_linear": (None, (c_void_p, POINTER(MatrixStruct), c_void_p, c_int64, c_int32, c_void_p, c_void_p)),
     "gptwo_layer_norm": (None, (c_void_p, c_void_p, c_void_p, c_void_p, c_float, c_int64, c_int64, c_void_p)),
     "gptwo_quantize": (None, (c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_void_p)),

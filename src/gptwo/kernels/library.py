@@ -9,22 +9,29 @@ from __future__ import annotations
 
 import ctypes
 import os
-import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gptwo.base.errors import ConfigError
-from gptwo.kernels.interface import CacheStruct, MatrixStruct, ModelStruct, SegmentStruct, native_library
+from gptwo.kernels.cache import CacheMemory
+from gptwo.kernels.context import Context
+from gptwo.kernels.interface import (
+    DTYPES,
+    ChoiceStruct,
+    MatrixStruct,
+    ModelStruct,
+    SegmentStruct,
+    TopStruct,
+    native_library,
+)
 from gptwo.kernels.layout import PackedMatrix
+from gptwo.kernels.top import Top, empty_top, top_struct
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float32, Int, Int8, Int32
+    from jaxtyping import Float32, Float64, Int, Int8, Int32
 
 INSTRUCTION_SET_VARIABLE = "GPTWO_INSTRUCTION_SET"
-_DTYPES = {"fp32": 0, "bf16": 1, "int8": 2, "int4": 3}
-BLOCK = 32
-"""Positions of a sequence that lie together in the cache."""
 
 
 def instruction_sets() -> list[str]:
@@ -53,28 +60,8 @@ def open_kernels(threads: int, instruction_set: str | None = None) -> Kernels:
     return Kernels(threads, chosen)
 
 
-class Kernels:
+class Kernels(Context):
     """The kernels on a pool of threads; made by ``open_kernels``. After a fork the child opens its own."""
-
-    def __init__(self, threads: int, instruction_set: str) -> None:
-        self.threads = threads
-        self.instruction_set = instruction_set
-        self._library = native_library()
-        self._context = self._library.gptwo_open(instruction_set.encode(), threads)
-        if not self._context:
-            raise MemoryError(f"cannot start {threads} threads: out of memory")
-        self._process = os.getpid()
-        # Not at the process's end: a thread of Python's may compute until then.
-        weakref.finalize(self, _close, self._library, self._context, self._process).atexit = False
-
-    def _here(self) -> Any:
-        # A forked child has the memory of the pool, but none of its threads.
-        if os.getpid() != self._process:
-            self._context = self._library.gptwo_open(self.instruction_set.encode(), self.threads)
-            self._process = os.getpid()
-            if not self._context:
-                raise MemoryError(f"cannot start {self.threads} threads: out of memory")
-        return self._context
 
     def forward(
         self,
@@ -88,6 +75,36 @@ class Kernels:
 
         Rows are all new tokens in order; ``outputs`` ascend. Tokens, lengths and blocks are the caller's to check.
         """
+        logits = np.empty((len(outputs), model.vocabulary), dtype=np.float32)
+        self._forward(model, cache, segments, texts, outputs, logits=logits.ctypes.data)
+        return logits
+
+    def forward_top(
+        self,
+        model: ModelStruct,
+        cache: CacheMemory,
+        segments: list[tuple[int, Int32[np.ndarray, " blocks"]]],
+        texts: list[Int[np.ndarray, " T"]],
+        outputs: Int32[np.ndarray, " n"],
+        *,
+        k: int,
+    ) -> Top:
+        """``top`` of the logits of ``forward``, bit by bit, without writing V of them for any row."""
+        top = empty_top(len(outputs), model.vocabulary, k)
+        self._forward(model, cache, segments, texts, outputs, top=top_struct(top))
+        return top
+
+    def _forward(
+        self,
+        model: ModelStruct,
+        cache: CacheMemory,
+        segments: list[tuple[int, Int32[np.ndarray, " blocks"]]],
+        texts: list[Int[np.ndarray, " T"]],
+        outputs: Int32[np.ndarray, " n"],
+        *,
+        logits: int | None = None,
+        top: TopStruct | None = None,
+    ) -> None:
         structs = (SegmentStruct * len(texts))(
             *(
                 SegmentStruct(len(text), start, table.ctypes.data)
@@ -95,9 +112,8 @@ class Kernels:
             )
         )
         tokens = np.ascontiguousarray(np.concatenate(texts), dtype=np.int32)
-        logits = np.empty((len(outputs), model.vocabulary), dtype=np.float32)
         failed = self._library.gptwo_forward(
-            self._here(),
+            self._context(),
             ctypes.byref(model),
             ctypes.byref(cache.struct),
             structs,
@@ -105,23 +121,55 @@ class Kernels:
             tokens.ctypes.data,
             outputs.ctypes.data,
             len(outputs),
-            logits.ctypes.data,
+            logits,
+            ctypes.byref(top) if top is not None else None,
         )
         if failed:
             raise MemoryError("the forward pass is out of memory")
-        return logits
 
-    def log_sum_exp(
-        self, logits: Float32[np.ndarray, "n V"]
-    ) -> tuple[Float[np.ndarray, " n"], Float32[np.ndarray, " n"], Int32[np.ndarray, " n"]]:
-        """Of each row: log Σ exp z in natural units, the largest z, and where it is (the first of equals)."""
+    def top(self, logits: Float32[np.ndarray, "n V"], k: int) -> Top:
+        """The k largest logits of each row (all V of a shorter one) and log Σ exp z; 1 <= k."""
         z = _checked(logits, np.float32, 2)
         n, V = z.shape
-        sums, largest, indices = np.empty(n), np.empty(n, np.float32), np.empty(n, np.int32)
-        self._library.gptwo_log_sum_exp(
-            self._here(), z.ctypes.data, n, V, sums.ctypes.data, largest.ctypes.data, indices.ctypes.data
+        top = empty_top(n, V, k)
+        if self._library.gptwo_top(self._context(), z.ctypes.data, n, V, ctypes.byref(top_struct(top))):
+            raise MemoryError("finding the largest logits is out of memory")
+        return top
+
+    def choose(
+        self,
+        logits: Float32[np.ndarray, " V"],
+        replaced: tuple[Int32[np.ndarray, " n"], Float64[np.ndarray, " n"]],
+        choice: ChoiceStruct,
+    ) -> int:
+        """The id that ``choice`` takes of these logits, those of ``replaced`` ids being these values instead.
+
+        All are numbers or -∞, one at least finite; ids are below V.
+        """
+        z, (ids, values) = _checked(logits, np.float32, 1), replaced
+        ids, values = _checked(ids, np.int32, 1), _checked(values, np.float64, 1)
+        token = self._library.gptwo_choose(
+            self._context(),
+            z.ctypes.data,
+            len(z),
+            ids.ctypes.data,
+            values.ctypes.data,
+            len(ids),
+            ctypes.byref(choice),
         )
-        return sums, largest, indices
+        if token < 0:
+            raise MemoryError("choosing a token is out of memory")
+        return int(token)
+
+    def head(self, matrix: PackedMatrix, x: Float32[np.ndarray, "M K"], k: int) -> Top:
+        """``top`` of ``linear`` without a bias, whose products are nowhere written."""
+        struct = matrix_struct(matrix, None)
+        x = _checked(x, np.float32, 2)
+        top = empty_top(len(x), matrix.outputs, k)
+        self._library.gptwo_head(
+            self._context(), ctypes.byref(struct), x.ctypes.data, len(x), ctypes.byref(top_struct(top))
+        )
+        return top
 
     def linear(
         self,
@@ -138,7 +186,7 @@ class Kernels:
         y = np.empty((len(x), matrix.outputs), np.float32)
         added = _checked(residual, np.float32, 2).ctypes.data if residual is not None else None
         self._library.gptwo_linear(
-            self._here(), ctypes.byref(struct), x.ctypes.data, len(x), gelu, added, y.ctypes.data
+            self._context(), ctypes.byref(struct), x.ctypes.data, len(x), gelu, added, y.ctypes.data
         )
         return y
 
@@ -154,7 +202,7 @@ class Kernels:
         y = np.empty_like(x)
         weights = [_checked(array, np.float32, 1).ctypes.data for array in (gamma, beta)]
         self._library.gptwo_layer_norm(
-            self._here(), x.ctypes.data, *weights, epsilon, *x.shape, y.ctypes.data
+            self._context(), x.ctypes.data, *weights, epsilon, *x.shape, y.ctypes.data
         )
         return y
 
@@ -167,7 +215,7 @@ class Kernels:
         values, scales = np.empty((groups, 32), np.int8), np.empty(groups, np.float32)
         sums = np.empty(groups, np.int32)
         self._library.gptwo_quantize(
-            self._here(), x.ctypes.data, len(x), values.ctypes.data, scales.ctypes.data, sums.ctypes.data
+            self._context(), x.ctypes.data, len(x), values.ctypes.data, scales.ctypes.data, sums.ctypes.data
         )
         return values, scales
 
@@ -175,7 +223,7 @@ class Kernels:
         """Row ``row`` of W."""
         struct = matrix_struct(matrix, None)
         values = np.empty(matrix.inputs, np.float32)
-        self._library.gptwo_matrix_row(self._here(), ctypes.byref(struct), row, values.ctypes.data)
+        self._library.gptwo_matrix_row(self._context(), ctypes.byref(struct), row, values.ctypes.data)
         return values
 
     def attention(
@@ -192,7 +240,7 @@ class Kernels:
         q, k, v = (_checked(array, np.float32, 3) for array in (q, k, v))
         out = np.empty_like(q)
         self._library.gptwo_attention(
-            self._here(),
+            self._context(),
             ctypes.byref(cache.struct),
             table.ctypes.data,
             start,
@@ -207,18 +255,18 @@ class Kernels:
     def content_hash(self, content: Any) -> int:
         """64 bits of a bytes-like object, at memory's speed: it finds damage, not malice."""
         array = np.frombuffer(content, dtype=np.uint8)
-        return int(self._library.gptwo_hash(self._here(), array.ctypes.data, array.size))
+        return int(self._library.gptwo_hash(self._context(), array.ctypes.data, array.size))
 
     def read_bandwidth(self, memory: Float32[np.ndarray, " n"], repeats: int = 5) -> float:
         """Bytes per second at which all threads together read ``memory``, the best of ``repeats``."""
         memory = _checked(memory, np.float32, 1)
         return float(
-            self._library.gptwo_read_bandwidth(self._here(), memory.ctypes.data, memory.nbytes, repeats)
+            self._library.gptwo_read_bandwidth(self._context(), memory.ctypes.data, memory.nbytes, repeats)
         )
 
     def multiply_add_peak(self, repeats: int = 5) -> float:
         """FLOPs per second of multiply-adds in registers on all threads, the best of ``repeats``."""
-        return float(self._library.gptwo_multiply_add_peak(self._here(), repeats))
+        return float(self._library.gptwo_multiply_add_peak(self._context(), repeats))
 
 
 def matrix_struct(matrix: PackedMatrix, bias: Float32[np.ndarray, " N"] | None) -> MatrixStruct:
@@ -230,27 +278,8 @@ def matrix_struct(matrix: PackedMatrix, bias: Float32[np.ndarray, " N"] | None) 
         bias.ctypes.data if bias is not None else None,
         matrix.outputs,
         matrix.inputs,
-        _DTYPES[matrix.dtype],
+        DTYPES[matrix.dtype],
     )
-
-
-class CacheMemory:
-    """Memory for the keys and values of so many blocks of 32 positions, in every layer: ``fp32 | bf16 | int8``.
-
-    Untouched until it is used. ``struct`` is what the kernels take.
-    """
-
-    def __init__(self, *, layers: int, heads: int, head_width: int, blocks: int, dtype: str) -> None:
-        self.layers = layers
-        self.struct = CacheStruct(None, _DTYPES[dtype], blocks, heads, head_width)
-        self.bytes = int(native_library().gptwo_cache_bytes(ctypes.byref(self.struct), layers))
-        # Zero pages from the system, and 64 bytes more, so that the units begin at a line of the processor's cache.
-        self._memory = np.zeros(self.bytes + 64, np.uint8)
-        self.struct.data = -(-self._memory.ctypes.data // 64) * 64
-
-    def copy_block(self, source: int, target: int) -> None:
-        """Block ``target`` becomes what block ``source`` is, in every layer."""
-        native_library().gptwo_copy_block(ctypes.byref(self.struct), self.layers, source, target)
 
 
 def _checked(array: Any, dtype: Any, dimensions: int) -> Any:
@@ -260,8 +289,3 @@ def _checked(array: Any, dtype: Any, dimensions: int) -> Any:
             f"{np.dtype(dtype)} with {dimensions} dimensions"
         )
     return array
-
-
-def _close(library: ctypes.CDLL, context: int, process: int) -> None:
-    if os.getpid() == process:
-        library.gptwo_close(context)

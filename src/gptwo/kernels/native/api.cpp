@@ -46,6 +46,22 @@ static const Kernels* available(int i) {
     return i < n ? found[i] : nullptr;
 }
 
+// Rows of x for a layer on its own: integer weights see them quantized.
+struct Inputs {
+    Inputs(const Kernels& kernels, const Matrix& matrix, const float* x, int64_t n)
+        : values(size_t(n * matrix.groups() * GROUP)), scales(size_t(n * matrix.groups())), sums(scales.size()) {
+        const Quantized quantized = {values.data(), scales.data(), sums.data(), matrix.groups()};
+        if (matrix.integer())
+            for (int64_t row = 0; row < n; ++row) kernels.quantize(x + row * matrix.inputs, matrix.inputs, quantized, row);
+        rows = {x, matrix.inputs, quantized};
+    }
+
+    std::vector<int8_t> values;
+    std::vector<float> scales;
+    std::vector<int32_t> sums;
+    Rows rows;
+};
+
 }  // namespace gptwo
 
 using namespace gptwo;
@@ -53,7 +69,7 @@ using namespace gptwo;
 extern "C" {
 
 // What the structures here and in library.py must agree on.
-int32_t gptwo_interface() { return 1; }
+int32_t gptwo_interface() { return 2; }
 
 // The name of the i-th instruction set that this machine has, the fastest first; null past the last.
 const char* gptwo_instruction_set(int32_t i) {
@@ -76,14 +92,14 @@ Context* gptwo_open(const char* instruction_set, int32_t threads) {
 
 void gptwo_close(Context* context) { delete context; }
 
-// 0, or 1 when memory ran out.
+// Into `logits`, or, where that is null, into `top`. 0, or 1 when memory ran out.
 int32_t gptwo_forward(Context* context, const Model* model, const Cache* cache, const Segment* segments,
                       int64_t n_segments, const int32_t* tokens, const int32_t* outputs, int64_t n_outputs,
-                      float* logits) {
+                      float* logits, const Top* top) {
     const std::lock_guard<std::mutex> lock(context->one_at_a_time);
     try {
         forward(context->pool, *context->kernels, context->space, *model, *cache, segments, n_segments, tokens, outputs,
-                n_outputs, logits);
+                n_outputs, logits, top);
     } catch (const std::exception&) {
         return 1;
     }
@@ -100,15 +116,33 @@ void gptwo_copy_block(const Cache* cache, int64_t layers, int64_t from, int64_t 
         std::memcpy(cache->unit(layer, to, 0), cache->unit(layer, from, 0), cache->heads * cache->unit_bytes());
 }
 
-// Of each of n rows of V logits: log sum exp, the largest and where it is.
-void gptwo_log_sum_exp(Context* context, const float* logits, int64_t n, int64_t vocabulary, double* log_sums,
-                       float* largest, int32_t* indices) {
+// Of n rows of V logits. 0, or 1 when memory ran out.
+int32_t gptwo_top(Context* context, const float* logits, int64_t n, int64_t vocabulary, const Top* top) {
+    const std::lock_guard<std::mutex> lock(context->one_at_a_time);
+    FoldSpace& space = context->space.fold;
+    try {
+        space.prepare(n, vocabulary, top->k);
+    } catch (const std::exception&) {
+        return 1;
+    }
     context->pool.run([&] {
-        context->pool.each(n, [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i)
-                log_sums[i] = context->kernels->log_sum_exp(logits + i * vocabulary, vocabulary, largest + i, indices + i);
-        });
+        fold_rows(context->pool, *context->kernels, space, n, vocabulary, *top, vocabulary,
+                  [&](int64_t first, int64_t, int64_t span, float*) {
+                      return logits + first * vocabulary + span * SPAN;
+                  });
     });
+    return 0;
+}
+
+// The id that is drawn of V logits; -1 when memory ran out.
+int32_t gptwo_choose(Context* context, const float* logits, int64_t vocabulary, const int32_t* ids, const double* values,
+                     int64_t n, const Choice* choice) {
+    const std::lock_guard<std::mutex> lock(context->one_at_a_time);
+    try {
+        return choose(*context->kernels, context->space.choice, logits, vocabulary, ids, values, n, *choice);
+    } catch (const std::exception&) {
+        return -1;
+    }
 }
 
 // --- Single kernels, for their tests ---------------------------------------------------------------------------------
@@ -116,20 +150,23 @@ void gptwo_log_sum_exp(Context* context, const float* logits, int64_t n, int64_t
 // y = [gelu](W x + b) [+ residual] of M rows of x; integer weights see x quantized.
 void gptwo_linear(Context* context, const Matrix* matrix, const float* x, int64_t rows, int32_t gelu,
                   const float* residual, float* y) {
-    const int64_t groups = matrix->groups();
-    std::vector<int8_t> values(rows * groups * GROUP);
-    std::vector<float> scales(rows * groups);
-    std::vector<int32_t> sums(rows * groups);
-    const Quantized quantized = {values.data(), scales.data(), sums.data(), groups};
     const Kernels& kernels = *context->kernels;
-    if (matrix->integer())
-        for (int64_t row = 0; row < rows; ++row) kernels.quantize(x + row * matrix->inputs, matrix->inputs, quantized, row);
-    const Rows in = {x, matrix->inputs, quantized};
+    const Inputs inputs(kernels, *matrix, x, rows);
     const Output to = {y, matrix->outputs, residual, matrix->outputs, gelu != 0, {}};
     context->pool.run([&] {
         context->pool.each(matrix->panels(), [&](int64_t begin, int64_t end) {
-            kernels.linear(*matrix, in, 0, rows, begin, end, to);
+            kernels.linear(*matrix, inputs.rows, 0, rows, begin, end, to);
         });
+    });
+}
+
+// Of the logits x W^T of M rows of x, which are nowhere written.
+void gptwo_head(Context* context, const Matrix* matrix, const float* x, int64_t rows, const Top* top) {
+    const std::lock_guard<std::mutex> lock(context->one_at_a_time);
+    const Inputs inputs(*context->kernels, *matrix, x, rows);
+    context->space.fold.prepare(rows, matrix->outputs, top->k);
+    context->pool.run([&] {
+        fold_products(context->pool, *context->kernels, context->space.fold, *matrix, inputs.rows, rows, *top);
     });
 }
 

@@ -489,28 +489,76 @@ void attend(const Cache& cache, const Queries& in, float* out, int64_t out_strid
 
 // --- Of a row of logits ----------------------------------------------------------------------------------------------
 
-// log sum exp z, natural; the largest z and its index, the first of equals. NaN when a z is.
-double log_sum_exp(const float* z, int64_t n, float* largest_z, int32_t* index) {
+// Few enough that float lanes add them well.
+Fold fold(const float* z, int64_t n) {
     const int64_t whole = n / W * W;
-    F most = set1(-std::numeric_limits<float>::infinity());
+    // Not -infinity: the difference of two of them is no number.
+    F most = set1(std::numeric_limits<float>::lowest());
     for (int64_t i = 0; i < whole; i += W) most = max(load(z + i), most);
     float top = largest(most);
-    for (int64_t i = whole; i < n; ++i) top = std::max(top, z[i]);
-    double total = 0.0;
-    int32_t found = -1;
-    constexpr int64_t AT_ONCE = 1024;  // few enough that float lanes add them well
-    for (int64_t start = 0; start < n; start += AT_ONCE) {
-        const int64_t end = std::min(n, start + AT_ONCE), end_whole = start + (end - start) / W * W;
-        F part = zero();
-        for (int64_t i = start; i < end_whole; i += W) part = add(part, exp(sub(load(z + i), set1(top))));
-        total += sum(part);
-        for (int64_t i = end_whole; i < end; ++i) total += exp(z[i] - top);
-        for (int64_t i = start; found < 0 && i < end; ++i)
-            if (z[i] == top) found = int32_t(i);
+    for (int64_t i = whole; i < n; ++i) top = z[i] > top ? z[i] : top;
+    F part = zero();
+    for (int64_t i = 0; i < whole; i += W) part = add(part, exp(sub(load(z + i), set1(top))));
+    float total = sum(part);
+    for (int64_t i = whole; i < n; ++i) total += exp(z[i] - top);
+    return {top, total};
+}
+
+int64_t reach(const float* z, int64_t n, float bound, int32_t first, Candidate* found) {
+    int64_t count = 0;
+    for (int64_t start = 0; start < n; start += PANEL) {
+        const int64_t end = std::min<int64_t>(n, start + PANEL);
+        if (end - start == PANEL) {
+            F most = load(z + start);
+            for (int v = 1; v < NV; ++v) most = max(load(z + start + v * W), most);
+            if (largest(most) < bound) continue;
+        }
+        for (int64_t i = start; i < end; ++i) {
+            found[count] = {z[i], first + int32_t(i)};
+            count += z[i] >= bound;
+        }
     }
-    *largest_z = top;
-    *index = found;
-    return found < 0 ? std::numeric_limits<double>::quiet_NaN() : double(top) + std::log(total);
+    return count;
+}
+
+// In plain loops over doubles, which the compiler makes vectors of: each value is computed alone, so it does not matter how.
+inline double exp_of_negative(double x) {
+    // Cody and Waite's reduction, then Taylor's polynomial: 1 ulp; 0 where double's exponents end.
+    const double within = x > -708.0 ? x : -708.0;
+    constexpr double WHOLE = 0x1.8p52;  // beside it, a double has no place for fractions, and n is in its last bits
+    const double shifted = fma(within, 1.4426950408889634, WHOLE);
+    const double n = shifted - WHOLE;
+    double r = fma(n, -6.93147180369123816490e-01, within);
+    r = fma(n, -1.90821492927058770002e-10, r);
+    double p = 1.0 / 6227020800.0;
+    p = fma(p, r, 1.0 / 479001600.0);
+    p = fma(p, r, 1.0 / 39916800.0);
+    p = fma(p, r, 1.0 / 3628800.0);
+    p = fma(p, r, 1.0 / 362880.0);
+    p = fma(p, r, 1.0 / 40320.0);
+    p = fma(p, r, 1.0 / 5040.0);
+    p = fma(p, r, 1.0 / 720.0);
+    p = fma(p, r, 1.0 / 120.0);
+    p = fma(p, r, 1.0 / 24.0);
+    p = fma(p, r, 1.0 / 6.0);
+    p = fma(p, r, 0.5);
+    p = fma(p, r, 1.0);
+    p = fma(p, r, 1.0);
+    uint64_t bits, exponent;
+    std::memcpy(&bits, &p, 8);
+    std::memcpy(&exponent, &shifted, 8);
+    bits += exponent << 52;
+    bits &= -uint64_t(x > -708.0);  // a choice would keep some compilers from vectors
+    double scaled;
+    std::memcpy(&scaled, &bits, 8);
+    return scaled;
+}
+
+void weigh(double* __restrict z, int64_t n, double top, double temperature, double* __restrict weights) {
+    for (int64_t i = 0; i < n; ++i) {
+        z[i] = (z[i] - top) / temperature;
+        weights[i] = exp_of_negative(z[i]);
+    }
 }
 
 // --- This machine's ceilings -----------------------------------------------------------------------------------------
@@ -541,5 +589,5 @@ float multiply_add(int64_t rounds) {
 }
 
 extern const Kernels KERNELS;
-const Kernels KERNELS = {NAME,  linear, layer_norm,  quantize, matrix_row, store_keys,
-                         attend, log_sum_exp, read, multiply_add};
+const Kernels KERNELS = {NAME,   linear, layer_norm, quantize, matrix_row,  store_keys,
+                         attend, fold,   reach,      weigh,    read,        multiply_add};

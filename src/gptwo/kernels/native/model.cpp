@@ -33,6 +33,7 @@ struct Chunk {
     const int32_t* tokens = nullptr;
     std::vector<int64_t> outputs;  // rows within the chunk
     float* logits = nullptr;
+    Top top = {};
 };
 
 template <class T>
@@ -50,10 +51,12 @@ public:
           m_(model),
           cache_(cache),
           chunk_(chunk),
+          fold_(space.fold),
           rows_(int64_t(chunk.places.size())),
           single_tokens_(chunk.stretches.size() == chunk.places.size() &&
                          chunk.outputs.size() == chunk.places.size()) {
         const int64_t D = m_.width;
+        if (!chunk.logits) space.fold.prepare(int64_t(chunk.outputs.size()), m_.vocabulary, chunk.top.k);
         x_ = grown(space.x, rows_ * D);
         x_last_ = grown(space.x_last, int64_t(chunk.outputs.size()) * D);
         normed_ = grown(space.normed, rows_ * stride(D));
@@ -97,7 +100,11 @@ public:
         }
         const int64_t outputs = int64_t(chunk_.outputs.size());
         norm(x_last_, outputs, m_.final_norm_weight, m_.final_norm_bias, m_.embedding);
-        linear(m_.embedding, outputs, normed_, NORMED, {chunk_.logits, m_.vocabulary, nullptr, 0, false, {}});
+        if (chunk_.logits) {
+            linear(m_.embedding, outputs, normed_, NORMED, {chunk_.logits, m_.vocabulary, nullptr, 0, false, {}});
+        } else {
+            fold_products(pool_, k_, fold_, m_.embedding, {normed_, stride(D), quantized_[NORMED]}, outputs, chunk_.top);
+        }
     }
 
 private:
@@ -201,6 +208,7 @@ private:
     const Model& m_;
     const Cache& cache_;
     const Chunk& chunk_;
+    FoldSpace& fold_;
     const int64_t rows_;
     const bool single_tokens_;  // each row is the only new one of its sequence, and its logits are wanted
     float *x_, *x_last_, *normed_, *qkv_, *mixed_, *hidden_;
@@ -211,14 +219,15 @@ private:
 
 void forward(Pool& pool, const Kernels& kernels, Workspace& space, const Model& model, const Cache& cache,
              const Segment* segments, int64_t n_segments, const int32_t* tokens, const int32_t* outputs,
-             int64_t n_outputs, float* logits) {
+             int64_t n_outputs, float* logits, const Top* top) {
     int64_t first = 0, output = 0;  // of the chunk at hand, among all rows and outputs
     Chunk chunk;
     const auto flush = [&] {
         const int64_t rows = int64_t(chunk.places.size());
         if (rows == 0) return;
         chunk.tokens = tokens + first;
-        chunk.logits = logits + output * model.vocabulary;
+        if (logits) chunk.logits = logits + output * model.vocabulary;
+        else chunk.top = {top->k, top->ids + output * top->k, top->logits + output * top->k, top->log_sum_exp + output};
         for (; output < n_outputs && outputs[output] < first + rows; ++output)
             chunk.outputs.push_back(outputs[output] - first);
         const Pass pass(pool, kernels, space, model, cache, chunk);

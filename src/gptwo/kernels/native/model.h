@@ -2,6 +2,8 @@
 #pragma once
 #include <vector>
 
+#include "choose.h"
+#include "head.h"
 #include "pool.h"
 #include "types.h"
 
@@ -45,10 +47,13 @@ struct Workspace {
     std::vector<int8_t> values[3];
     std::vector<float> scales[3];
     std::vector<int32_t> sums[3];
+    FoldSpace fold;
+    ChoiceSpace choice;
 };
 
-// X of the rows `outputs` (ascending, of all new tokens in order) times E^T into logits, n x V.
+// The logits, X E^T, of the rows `outputs` (ascending, of all new tokens in order): n x V into `logits`, or, where that is
+// null, what `top` asks for.
 void forward(Pool&, const Kernels&, Workspace&, const Model&, const Cache&, const Segment* segments, int64_t n_segments,
-             const int32_t* tokens, const int32_t* outputs, int64_t n_outputs, float* logits);
+             const int32_t* tokens, const int32_t* outputs, int64_t n_outputs, float* logits, const Top* top);
 
 }  // namespace gptwo

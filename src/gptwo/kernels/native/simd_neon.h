@@ -34,6 +34,7 @@ inline F max(F a, F b) { return vmaxq_f32(a, b); }
 inline F min(F a, F b) { return vminq_f32(a, b); }
 inline F abs(F a) { return vabsq_f32(a); }
 inline F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
+inline double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
 inline F round(F a) { return vrndnq_f32(a); }
 // 2^n of whole n in [-126, 127]
 inline F exp2_whole(F n) {

@@ -34,6 +34,7 @@ inline F max(F a, F b) { return a > b ? a : b; }
 inline F min(F a, F b) { return a < b ? a : b; }
 inline F abs(F a) { return max(a, -a); }
 inline F fma(F a, F b, F c) { return a * b + c; }
+inline double fma(double a, double b, double c) { return a * b + c; }
 inline F round(F a) {
     return F{std::nearbyint(a[0]), std::nearbyint(a[1]), std::nearbyint(a[2]), std::nearbyint(a[3])};
 }

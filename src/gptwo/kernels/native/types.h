@@ -8,6 +8,7 @@ namespace gptwo {
 constexpr int PANEL = 32;  // outputs of a matrix that lie side by side
 constexpr int GROUP = 32;  // inputs that share a scale
 constexpr int BLOCK = 32;  // positions of a sequence that lie together in the cache
+constexpr int SPAN = 512;  // logits of a row that are folded together
 
 enum Dtype : int32_t { FP32 = 0, BF16 = 1, INT8 = 2, INT4 = 3 };
 
@@ -52,6 +53,11 @@ struct Rows {
     const float* x;
     int64_t stride;
     Quantized quantized;
+
+    Rows from(int64_t row) const {
+        return {x + row * stride, stride,
+                {quantized.row_values(row), quantized.row_scales(row), quantized.row_sums(row), quantized.groups}};
+    }
 };
 
 // The output: y = [gelu](W x + b) [+ residual], as floats and, for the next layer, quantized; either may be left out.
@@ -97,6 +103,18 @@ struct Queries {
     int64_t head;
 };
 
+// Of logits z: the largest, and the sum of exp(z - largest). Where a z is NaN or +infinity, so is the sum NaN.
+struct Fold {
+    float largest;
+    float total;
+};
+
+// A logit and its place in the row.
+struct Candidate {
+    float logit;
+    int32_t id;
+};
+
 // One instruction set's kernels. A result never depends on the rows beside it, nor on how many are given at once.
 struct Kernels {
     const char* name;
@@ -109,7 +127,11 @@ struct Kernels {
     void (*store)(const Cache&, int64_t layer, int64_t head, const int32_t* table, int64_t position, const float* k,
                   const float* v);
     void (*attend)(const Cache&, const Queries&, float* out, int64_t out_stride);
-    double (*log_sum_exp)(const float* z, int64_t n, float* largest, int32_t* index);
+    Fold (*fold)(const float* z, int64_t n);
+    // The z that reach `bound`, with ids from `first` on, into `found`, which has room for n + 1; how many they are.
+    int64_t (*reach)(const float* z, int64_t n, float bound, int32_t first, Candidate* found);
+    // z becomes (z - top) / temperature, top the largest; weights are its exponentials.
+    void (*weigh)(double* z, int64_t n, double top, double temperature, double* weights);
     float (*read)(const float* p, int64_t n);
     float (*multiply_add)(int64_t rounds);
 };
