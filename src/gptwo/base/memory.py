@@ -1,10 +1,11 @@
-"""How the process holds on to memory that it has freed."""
+"""How much memory there is, and how the process holds on to what it has freed."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 # mallopt's numbers, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -26,3 +27,41 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def free_memory_bytes(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """What this process may still take: the system's available memory, or less where a control group has a limit.
+
+    A container is such a group. Files that the kernel holds for it and has not used lately are free, too.
+    """
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:  # another system than Linux
+        return free
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # version 2
+            root, names = groups, ("memory.max", "memory.current", "inactive_file")
+        elif controllers == "memory":  # version 1
+            root = groups / "memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        # Limits of groups around it hold for it, too. Within a container the path may lead nowhere: the root is its own.
+        inner = root / path.lstrip("/")
+        for group in [inner, *inner.parents]:
+            if group.is_relative_to(root):
+                free = min(free, _left_in(group, *names, most=free))
+    return max(0, free)
+
+
+def _left_in(group: Path, limit: str, used: str, reclaimable: str, *, most: int) -> int:
+    try:
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        left = int((group / limit).read_text()) - int((group / used).read_text())
+        return left + int(statistics.get(reclaimable, 0))
+    except (OSError, ValueError):  # no such group, or its limit is "max"
+        return most

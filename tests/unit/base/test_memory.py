@@ -1,4 +1,4 @@
-"""Freed memory is kept where the allocator can do that and the user has not said otherwise."""
+"""Freed memory is kept where the allocator can do that, and what is free is what a control group leaves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
+
+from gptwo.base.memory import free_memory_bytes
 
 # Faults of the second 64 MB buffer, after the first was freed; in a process of its own, whose allocator is fresh.
 _FAULTS = """
@@ -48,3 +51,47 @@ def test_a_second_buffer_comes_without_page_faults() -> None:
     kept, faults = second_buffer(MALLOC_MMAP_THRESHOLD_="65536")
     assert not kept, "the user's own setting wins"
     assert faults > 10_000
+
+
+def group(path: Path, names: tuple[str, str, str], limit: object, used: int, inactive: int) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    (path / names[0]).write_text(f"{limit}\n")
+    (path / names[1]).write_text(f"{used}\n")
+    (path / "memory.stat").write_text(f"anon 5\n{names[2]} {inactive}\n")
+
+
+V2 = ("memory.max", "memory.current", "inactive_file")
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+@pytest.mark.parametrize(("line", "root", "names"), [("0::/a/b", "", V2), ("4:memory:/a/b", "memory", V1)])
+def test_free_memory_is_what_the_smallest_group_leaves(
+    tmp_path: Path, line: str, root: str, names: tuple[str, str, str]
+) -> None:
+    own = tmp_path / "own"
+    own.write_text(f"9:name=systemd:/x\n{line}\n")
+
+    def free() -> int:
+        return free_memory_bytes(tmp_path / "groups", own)
+
+    top = tmp_path / "groups" / root
+    group(top / "a" / "b", names, 1000, 700, 200)
+    assert free() == 500
+    group(top / "a", names, 600, 500, 0)
+    assert free() == 100
+    group(top, names, 5000, 4990, 0)
+    assert free() == 10
+    group(top, names, "max", 4990, 0)
+    assert free() == 100
+    group(top / "a", names, 400, 500, 0)
+    assert free() == 0
+    # Within a container: the path is that of outside, and the root is the container's.
+    own.write_text(line.replace("/a/b", "/not/here") + "\n")
+    group(top, names, 1000, 900, 0)
+    assert free() == 100
+
+
+def test_without_groups_it_is_the_systems(tmp_path: Path) -> None:
+    total = psutil.virtual_memory().total
+    assert 0 < free_memory_bytes(own=tmp_path / "none") <= total
+    assert 0 < free_memory_bytes() <= total
