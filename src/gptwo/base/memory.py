@@ -50,7 +50,7 @@ def free_memory_bytes(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         else:
             continue
-        # Limits of groups around it hold for it, too. Within a container the path may lead nowhere: the root is its own.
+        # Limits of groups around it hold, too. Within a container the path may lead nowhere: the root is its own.
         inner = root / path.lstrip("/")
         for group in [inner, *inner.parents]:
             if group.is_relative_to(root):
