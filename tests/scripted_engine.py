@@ -26,10 +26,10 @@ class ScriptedEngine:
         self.follow = follow
         self.passes: list[list[int]] = []
 
-    def start(self, *, slots: int, capacity: int) -> ScriptedSession:
+    def start(self, *, slots: int, capacity: int, pool: int | None = None) -> ScriptedSession:
         if capacity > self.config.context:
             raise ContextLengthError(f"{capacity} tokens are more than {self.config.context}")
-        return ScriptedSession(self, slots, capacity)
+        return ScriptedSession(self, slots, capacity, pool)
 
     def logits(self, tokens: np.ndarray) -> np.ndarray:
         return np.stack([self.after(tokens[: end + 1].tolist()) for end in range(len(tokens))])
@@ -41,30 +41,43 @@ class ScriptedEngine:
 
 
 class ScriptedSession:
-    def __init__(self, engine: ScriptedEngine, slots: int, capacity: int) -> None:
+    def __init__(self, engine: ScriptedEngine, slots: int, capacity: int, pool: int | None = None) -> None:
         self._engine = engine
         self._capacity = capacity
+        self.pool = slots * capacity if pool is None else pool
         self._held: list[list[int]] = [[] for _ in range(slots)]
 
     @property
     def lengths(self) -> np.ndarray:
         return np.array([len(held) for held in self._held])
 
+    @property
+    def use(self) -> float:
+        return sum(self.lengths) / self.pool
+
     def prefill(self, slots: Sequence[int], texts: Sequence[np.ndarray]) -> np.ndarray:
-        self._add(slots, texts)
-        return np.stack([self._engine.after(self._held[slot]) for slot in slots])
+        return np.concatenate(self.read(slots, texts, [1] * len(texts)))
 
     def decode(self, slots: Sequence[int], tokens: np.ndarray) -> np.ndarray:
         return self.prefill(slots, tokens[:, None])
 
-    def verify(self, slots: Sequence[int], texts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def read(
+        self, slots: Sequence[int], texts: Sequence[np.ndarray], last: Sequence[int]
+    ) -> list[np.ndarray]:
         self._add(slots, texts)
         return [
-            np.stack(
-                [self._engine.after(held[: len(held) - behind]) for behind in reversed(range(len(text)))]
-            )
-            for held, text in zip((self._held[slot] for slot in slots), texts, strict=True)
+            np.array(
+                [self._engine.after(held[: len(held) - behind]) for behind in reversed(range(n))],
+                dtype=np.float32,
+            ).reshape(n, self._engine.config.vocab_size)
+            for held, n in zip((self._held[slot] for slot in slots), last, strict=True)
         ]
+
+    def fits(self, slots: Sequence[int], counts: Sequence[int]) -> bool:
+        return sum(self.lengths) + sum(counts) <= self.pool
+
+    def reuse(self, slot: int, tokens: np.ndarray) -> int:
+        return 0
 
     def _add(self, slots: Sequence[int], texts: Sequence[np.ndarray]) -> None:
         assert len(set(slots)) == len(slots) == len(texts) > 0
@@ -72,6 +85,7 @@ class ScriptedSession:
         longest = max(len(self._held[slot]) + len(text) for slot, text in zip(slots, texts, strict=True))
         if longest > self._capacity:
             raise ContextLengthError(f"{longest} tokens are more than the session's {self._capacity}")
+        assert self.fits(slots, [len(text) for text in texts])
         self._engine.passes.append([len(text) for text in texts])
         for slot, text in zip(slots, texts, strict=True):
             self._held[slot] += text.tolist()

@@ -131,7 +131,7 @@ def test_logits_are_those_of_the_papers_equations(engine: Engine, kind: tuple[st
 
 def test_logits_are_numpy_arrays_in_host_memory(engine: Engine, kind: tuple[str, str]) -> None:
     session = started(engine, 3)
-    verified = session.verify([2, 0], some_texts(2, 5))
+    verified = session.read([2, 0], some_texts(2, 5), [2, 5])
     assert len(verified) == 2
     for logits, shape in (
         (engine.logits(some_tokens(4)), (4, V)),
@@ -168,7 +168,7 @@ def test_logits_after_every_token_of_a_text(engine: Engine, same: Same) -> None:
     session = started(engine, 2)
     session.prefill([1], [some_tokens(4)])
     texts = some_texts(7, 3)
-    first, second = session.verify([0, 1], texts)
+    first, second = session.read([0, 1], texts, [7, 3])
     same(first, engine.logits(texts[0]), "a text from its beginning")
     same(second, engine.logits(np.concatenate([some_tokens(4), texts[1]]))[4:], "a text that goes on")
     assert session.lengths.tolist() == [7, 7]
@@ -269,9 +269,10 @@ def test_sessions_do_not_see_each_other(engine: Engine, same: Same) -> None:
 def test_tokens_past_the_capacity_are_refused_with_the_numbers(engine: Engine) -> None:
     session = started(engine, 2, capacity=4)
     session.prefill([0], [some_tokens(3)])
-    for add in (session.prefill, session.verify):
-        with pytest.raises(ContextLengthError, match=r"^5 tokens .* 4[^\n]*$"):
-            add([1, 0], some_texts(1, 2))
+    with pytest.raises(ContextLengthError, match=r"^5 tokens .* 4[^\n]*$"):
+        session.prefill([1, 0], some_texts(1, 2))
+    with pytest.raises(ContextLengthError, match=r"^5 tokens .* 4[^\n]*$"):
+        session.read([1, 0], some_texts(1, 2), [1, 2])
     assert session.lengths.tolist() == [3, 0], "a call that raises changes nothing"
     session.decode([1, 0], some_tokens(2))
     assert session.lengths.tolist() == [4, 1]
@@ -303,7 +304,7 @@ def check_a_random_session(engine: Engine, seed: int, same: Same) -> None:
         }
 
     for step in range(40):
-        match choose.choice(["prefill", "decode", "verify", "truncate", "copy"]):
+        match choose.choice(["prefill", "decode", "read", "truncate", "copy"]):
             case "truncate":
                 slot = int(choose.integers(slots))
                 length = int(choose.integers(len(held[slot]) + 1))
@@ -326,10 +327,16 @@ def check_a_random_session(engine: Engine, seed: int, same: Same) -> None:
         elif action == "prefill":
             logits = list(session.prefill(list(texts), list(texts.values()))[:, None])
         else:
-            logits = session.verify(list(texts), list(texts.values()))
+            last = [int(choose.integers(len(text) + 1)) for text in texts.values()]
+            logits = session.read(list(texts), list(texts.values()), last)
+            assert [len(rows) for rows in logits] == last
         for slot, rows in zip(texts, logits, strict=True):
-            (expected,) = engine.start(slots=1, capacity=C).verify([0], [held[slot]])
-            same(rows, expected[-len(rows) :], f"seed {seed}, step {step}, {action}, slot {slot}")
+            (expected,) = engine.start(slots=1, capacity=C).read([0], [held[slot]], [len(held[slot])])
+            same(
+                rows,
+                expected[len(expected) - len(rows) :],
+                f"seed {seed}, step {step}, {action}, slot {slot}",
+            )
         assert session.lengths.tolist() == [len(tokens) for tokens in held]
 
 
@@ -384,8 +391,10 @@ def last_bit(logits: np.ndarray) -> np.ndarray:
 
 
 class OtherInABatch(ScriptedSession):
-    def verify(self, slots: Sequence[int], texts: Sequence[np.ndarray]) -> list[np.ndarray]:
-        logits = super().verify(slots, texts)
+    def read(
+        self, slots: Sequence[int], texts: Sequence[np.ndarray], last: Sequence[int]
+    ) -> list[np.ndarray]:
+        logits = super().read(slots, texts, last)
         return [last_bit(rows) for rows in logits] if len(slots) == 3 else logits
 
 

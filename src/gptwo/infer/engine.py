@@ -27,23 +27,43 @@ class Session(Protocol):
     def lengths(self) -> Int[np.ndarray, " slots"]:
         """Tokens that each slot holds, 0 for an empty one; the next token of a slot has this position."""
 
-    def prefill(self, slots: Sequence[int], texts: Sequence[Tokens]) -> Float[np.ndarray, "n V"]:
-        """Add text i, of any length, to slot ``slots[i]``; the logits that follow the last token of each text.
+    @property
+    def pool(self) -> int:
+        """Tokens whose keys and values the memory holds, of all slots together."""
 
-        A long text may come in several calls. Raises ``ContextLengthError`` past the session's capacity.
+    @property
+    def use(self) -> float:
+        """The share of the pool's memory that slots hold, 0 to 1; what is only kept for ``reuse`` is free."""
+
+    def read(
+        self, slots: Sequence[int], texts: Sequence[Tokens], last: Sequence[int]
+    ) -> list[Float[np.ndarray, "n V"]]:
+        """Add text i to slot ``slots[i]``, all in one pass; the logits that follow each of its last ``last[i]`` tokens.
+
+        0 <= last[i] <= len(texts[i]); a long text may come in several calls. Raises ``ContextLengthError`` past the
+        capacity of a slot, and of the pool: ``fits`` says before whether there is room.
         """
 
-    def decode(self, slots: Sequence[int], tokens: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n V"]:
-        """Add one token to each of these slots; the logits that follow it. Errors as ``prefill``."""
+    def prefill(self, slots: Sequence[int], texts: Sequence[Tokens]) -> Float[np.ndarray, "n V"]:
+        """``read`` with the logits that follow the last token of each text."""
 
-    def verify(self, slots: Sequence[int], texts: Sequence[Tokens]) -> list[Float[np.ndarray, "T V"]]:
-        """As ``prefill``, with the logits that follow every token: T rows of them for a text of T tokens."""
+    def decode(self, slots: Sequence[int], tokens: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n V"]:
+        """``read`` of one token for each of these slots; the logits that follow it."""
+
+    def fits(self, slots: Sequence[int], counts: Sequence[int]) -> bool:
+        """Whether the pool has memory for so many more tokens in each of these slots at once."""
 
     def truncate(self, slot: int, length: int) -> None:
         """Forget the tokens of a slot from position ``length`` on, at most what it holds; 0 frees the slot."""
 
     def copy(self, source: int, target: int) -> None:
         """Slot ``target`` becomes what ``source`` is, whatever it held; each then goes on for itself."""
+
+    def reuse(self, slot: int, tokens: Tokens) -> int:
+        """Fill an empty slot with as many of ``tokens`` as the pool still has keys and values of, but the last one.
+
+        How many that are: those of texts that began alike, in slots or freed since; 0 from an engine that keeps none.
+        """
 
 
 class Scores(NamedTuple):
@@ -68,8 +88,11 @@ class Engine(Protocol):
     def batch_invariant(self) -> bool:
         """Whether a token's logits are bitwise the same in any batch, in any chunks and from any slot."""
 
-    def start(self, *, slots: int, capacity: int) -> Session:
-        """A session of empty slots; ``capacity`` is the most tokens of one. ``ContextLengthError`` above C."""
+    def start(self, *, slots: int, capacity: int, pool: int | None = None) -> Session:
+        """A session of empty slots; ``capacity`` is the most tokens of one. ``ContextLengthError`` above C.
+
+        ``pool`` is how many tokens the memory holds, at least one slot's; None for all that the slots can hold.
+        """
 
     def logits(self, tokens: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T V"]:
         """The logits after every token of one sequence, in host memory. ``ContextLengthError`` past C tokens."""

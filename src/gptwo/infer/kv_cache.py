@@ -33,6 +33,11 @@ class KVCache:
         # Zeros, because a short row is padded with what lies here: a mask hides numbers, but no NaN.
         self.kv_L2BHSK = torch.zeros(shape, device=device, dtype=dtype)
 
+    @property
+    def use(self) -> float:
+        """The share of the positions that are filled."""
+        return float(self.lengths.sum()) / (len(self.lengths) * self.capacity)
+
     def require_room(self, slots: Sequence[int], counts: Sequence[int]) -> None:
         """``ContextLengthError`` unless each slot has room for so many more tokens."""
         end = max(int(self.lengths[slot]) + count for slot, count in zip(slots, counts, strict=True))

@@ -23,7 +23,7 @@ from gptwo.infer.packed_cache import open_packed
 from gptwo.infer.packed_file import native_hash
 from gptwo.infer.paging import Pages
 from gptwo.infer.prompt import require_capacity, require_tokens
-from gptwo.kernels.cache import CacheMemory
+from gptwo.kernels.cache import BLOCK, CacheMemory
 from gptwo.kernels.interface import BlockStruct, MatrixStruct, ModelStruct
 from gptwo.kernels.library import Kernels, matrix_struct, open_kernels
 
@@ -96,10 +96,10 @@ class NativeEngine:
         threads = "1 thread" if self._kernels.threads == 1 else f"{self._kernels.threads} threads"
         return f"native on cpu in {self._packed.dtype} ({self._kernels.instruction_set}, {threads})"
 
-    def start(self, *, slots: int, capacity: int) -> NativeSession:
+    def start(self, *, slots: int, capacity: int, pool: int | None = None) -> NativeSession:
         config = self.config
         require_capacity(capacity, config.context)
-        pages = Pages(slots=slots, capacity=capacity)
+        pages = Pages(slots=slots, capacity=capacity, pool=pool)
         cache = CacheMemory(
             layers=config.n_layer,
             heads=config.n_head,
@@ -121,7 +121,7 @@ class NativeEngine:
 
     def logits(self, tokens: Tokens) -> Float32[np.ndarray, "T V"]:
         self._check_length(len(tokens))
-        return self.start(slots=1, capacity=len(tokens)).verify([0], [tokens])[0]
+        return self.start(slots=1, capacity=len(tokens)).read([0], [tokens], [len(tokens)])[0]
 
     def score(self, rows: Sequence[Tokens], last: Sequence[int]) -> list[Scores]:
         for row in rows:
@@ -148,7 +148,7 @@ class NativeEngine:
             going = [i for i, n in enumerate(last) if n > done]
             ends = [min(firsts[i] + done + at_once, len(rows[i]) - 1) for i in going]
             texts = [rows[i][firsts[i] + done : end] for i, end in zip(going, ends, strict=True)]
-            logits = np.concatenate(session.verify(going, texts))
+            logits = np.concatenate(session.read(going, texts, [len(text) for text in texts]))
             targets = np.concatenate(
                 [rows[i][firsts[i] + done + 1 : end + 1] for i, end in zip(going, ends, strict=True)]
             )
@@ -201,15 +201,27 @@ class NativeSession:
     def lengths(self) -> Int[np.ndarray, " slots"]:
         return self._pages.lengths.copy()
 
+    @property
+    def pool(self) -> int:
+        return self._pages.blocks * BLOCK
+
+    @property
+    def use(self) -> float:
+        return self._pages.use
+
     def prefill(self, slots: Sequence[int], texts: Sequence[Tokens]) -> Float32[np.ndarray, "n V"]:
-        return self._run(slots, texts, np.cumsum([len(text) for text in texts]) - 1)
+        return self._run(slots, texts, [1] * len(texts))
 
     def decode(self, slots: Sequence[int], tokens: Int[np.ndarray, " n"]) -> Float32[np.ndarray, "n V"]:
         return self.prefill(slots, list(tokens[:, None]))
 
-    def verify(self, slots: Sequence[int], texts: Sequence[Tokens]) -> list[Float32[np.ndarray, "T V"]]:
-        ends = np.cumsum([len(text) for text in texts])
-        return np.split(self._run(slots, texts, np.arange(ends[-1])), ends[:-1])
+    def read(
+        self, slots: Sequence[int], texts: Sequence[Tokens], last: Sequence[int]
+    ) -> list[Float32[np.ndarray, "n V"]]:
+        return np.split(self._run(slots, texts, last), np.cumsum(last)[:-1])
+
+    def fits(self, slots: Sequence[int], counts: Sequence[int]) -> bool:
+        return self._pages.fit(slots, counts)
 
     def truncate(self, slot: int, length: int) -> None:
         self._pages.truncate(slot, length)
@@ -217,8 +229,11 @@ class NativeSession:
     def copy(self, source: int, target: int) -> None:
         self._pages.share(source, target)
 
+    def reuse(self, slot: int, tokens: Tokens) -> int:
+        return self._pages.reuse(slot, tokens)
+
     def _run(
-        self, slots: Sequence[int], texts: Sequence[Tokens], outputs: Int[np.ndarray, " n"]
+        self, slots: Sequence[int], texts: Sequence[Tokens], last: Sequence[int]
     ) -> Float32[np.ndarray, "n V"]:
         counts = [len(text) for text in texts]
         if len(set(slots)) != len(slots) or 0 in counts:
@@ -227,6 +242,8 @@ class NativeSession:
             )
         for text in texts:
             require_tokens(text, self._engine.config.vocab_size)
+        ends = np.cumsum(counts)
+        outputs = np.concatenate([np.arange(end - n, end) for end, n in zip(ends, last, strict=True)])
         starts = [int(self._pages.lengths[slot]) for slot in slots]
         copies = self._pages.extend(slots, counts)
         try:
@@ -238,5 +255,5 @@ class NativeSession:
             for slot, start in zip(slots, starts, strict=True):
                 self._pages.truncate(slot, start)
             raise
-        self._pages.advance(slots, counts)
+        self._pages.advance(slots, texts)
         return logits

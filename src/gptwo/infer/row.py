@@ -13,7 +13,7 @@ from gptwo.infer import sampling
 from gptwo.infer.engine import Tokens
 from gptwo.infer.lookup import PromptLookup
 from gptwo.infer.stop import StopMatcher
-from gptwo.infer.task import FinishReason, Generation, Task
+from gptwo.infer.task import FinishReason, Generation, Task, Token
 from gptwo.tokenizer.stream import TextStream
 from gptwo.tokenizer.tokenizer import Tokenizer
 
@@ -32,22 +32,28 @@ class Row:
     def __init__(self, task: Task, number: int, tokenizer: Tokenizer | None, seed: int) -> None:
         self.number = number
         self.seed = seed
-        self.logprobs: list[float] = []
+        self.new: list[Token] = []
+        self.prompt: list[Token | None] = [None] if task.prompt_logprobs else []
+        """The prompt's tokens, where they are to be scored, as far as they have been; nothing predicts the first."""
         self.finish_reason: FinishReason | None = None
         self.notice = _NO_TOKENIZER if tokenizer is None else None
-        self.unread = task.prompts[number]
+        self.prompt_ids = task.prompts[number]
+        self.unread = self.prompt_ids
         self.guess: list[int] = []
-        self._prompt_tokens = len(self.unread)
+        self.prompt_tokens = len(self.unread)
+        self.cached_tokens: int | None = None
+        """Tokens of the prompt that were not computed; None until the model begins to read it."""
         # The first _count of these; a full array is replaced by one twice as long.
         self._ids = self.unread
         self._count = len(self._ids)
-        self._max_new_tokens = task.max_new_tokens
-        self._policy = task.policy
+        self._first = 0  # position in the text of the first token that the model sees
+        self._task = task
         self._tokenizer = tokenizer
         self._text = TextStream(tokenizer) if tokenizer is not None else None
         self._matcher = StopMatcher(task.stop)
         self._pieces: list[str] = []
         self._lookup = PromptLookup(self._ids.tolist()) if task.lookup else None
+        self._constraint = task.constraint() if task.constraint is not None else None
 
     @property
     def ids(self) -> Tokens:
@@ -57,7 +63,29 @@ class Row:
     @property
     def written(self) -> int:
         """How many tokens are new."""
-        return self._count - self._prompt_tokens
+        return self._count - self.prompt_tokens
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether logits that follow the prompt's tokens are still wanted."""
+        return self._task.prompt_logprobs and len(self.prompt) < self.prompt_tokens
+
+    @property
+    def slides(self) -> bool:
+        """Whether it goes on when the context is full."""
+        return self._task.slide
+
+    def wanted(self, read: int, count: int) -> int:
+        """Of how many of ``unread[read : read + count]`` the logits are wanted: the last so many."""
+        if self.scores_prompt:
+            return count
+        return 1 + len(self.guess) if read + count == len(self.unread) else 0
+
+    def score_prompt(self, read: int, logits_TV: Float[np.ndarray, "T V"]) -> None:
+        """The logits that follow the prompt's tokens from ``read`` on are these."""
+        for position, logits_V in enumerate(logits_TV, start=read + 1):
+            if position == len(self.prompt) < self.prompt_tokens:
+                self.prompt.append(self._token(logits_V, int(self._ids[position])))
 
     def take(self, logits_TV: Float[np.ndarray, "T V"]) -> Iterator[str]:
         """Draw the token that follows each row of logits, as long as the guesses hold; for each the text that is final.
@@ -76,9 +104,14 @@ class Row:
 
     def go_on(self, room: int) -> None:
         """The newest token is to be read next, and guesses with it, where there is room for so many tokens in all."""
-        most = min(room, self._max_new_tokens - self.written) - 1
+        most = min(room, self._task.max_new_tokens - self.written) - 1
         self.guess = self._lookup.guess(most) if self._lookup is not None else []
         self.unread = np.array([self._ids[self._count - 1], *self.guess], dtype=np.int64)
+
+    def restart(self) -> None:
+        """What the model read of it is lost, and is to be read again."""
+        self.guess = []
+        self.unread = self.ids[self._first :]
 
     def slide(self, context: int) -> None:
         """The context is full: its last half is to be read as a prompt, because positions change."""
@@ -86,13 +119,13 @@ class Row:
         self.notice = (
             f"past the context of {context} tokens: when it was full, its last {kept} were read again"
         )
-        self.guess = []
-        self.unread = self.ids[-kept:]
+        self._first = self._count - kept
+        self.restart()
 
     def end_full(self, context: int) -> str:
         """The context is full, and the text ends; the text that was held back."""
         self.notice = (
-            f"the context of {context} tokens is full after {self.written} of {self._max_new_tokens} new tokens; "
+            f"the context of {context} tokens is full after {self.written} of {self._task.max_new_tokens} new tokens; "
             "slide=True (--slide) goes on from its last half"
         )
         return self._finish("length")
@@ -102,11 +135,11 @@ class Row:
         assert self.finish_reason is not None
         return Generation(
             text="".join(self._pieces),
-            tokens=self._ids[self._prompt_tokens : self._count].tolist(),
-            logprobs=self.logprobs,
+            tokens=[token.id for token in self.new],
+            logprobs=[token.logprob for token in self.new],
             finish_reason=self.finish_reason,
             seed=self.seed,
-            prompt_tokens=self._prompt_tokens,
+            prompt_tokens=self.prompt_tokens,
             notice=self.notice,
         )
 
@@ -118,26 +151,51 @@ class Row:
                 f"the logits of new token {step + 1} are not numbers; expected finite ones; "
                 "use --dtype fp32, and if they are so still, the weights are damaged: take another checkpoint"
             )
-        drawable = logits
-        if self._tokenizer is not None and self._tokenizer.vocab_size < len(logits):
-            # Rows of a padded embedding have no text, so they are never drawn.
-            drawable = logits.copy()
-            drawable[self._tokenizer.vocab_size :] = -np.inf
         token = sampling.choose(
-            drawable, self.ids, self._policy, prompt_tokens=self._prompt_tokens, seed=self.seed, step=step
+            self._drawable(logits),
+            self.ids,
+            self._task.policy,
+            prompt_tokens=self.prompt_tokens,
+            seed=self.seed,
+            step=step,
         )
         self._append(token)
-        self.logprobs.append(float(sampling.log_probabilities(logits[None], np.array([token]))[0]))
+        self.new.append(self._token(logits, token))
+        if self._constraint is not None:
+            self._constraint.accept(token)
         piece = ""
         if self._tokenizer is not None and self._text is not None:
             if token == self._tokenizer.eot_id:
-                return self._finish("stop")
-            piece = self._matcher.push(self._text.push(token))
+                if not self._task.ignore_eos:
+                    return self._finish("stop")
+            else:
+                piece = self._matcher.push(self._text.push(token))
             self._pieces.append(piece)
             if self._matcher.stopped:
                 self.finish_reason = "stop"
                 return piece
-        return piece + self._finish("length") if self.written == self._max_new_tokens else piece
+        if self._constraint is not None and self._constraint.finished:
+            return piece + self._finish("stop")
+        return piece + self._finish("length") if self.written == self._task.max_new_tokens else piece
+
+    def _drawable(self, logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The logits, -∞ where a token may not be drawn."""
+        padded = self._tokenizer is not None and self._tokenizer.vocab_size < len(logits)
+        if not padded and self._constraint is None:
+            return logits
+        drawable = logits.copy()
+        if padded and self._tokenizer is not None:
+            # Rows of a padded embedding have no text.
+            drawable[self._tokenizer.vocab_size :] = -np.inf
+        if self._constraint is not None:
+            drawable[~self._constraint.allowed()] = -np.inf
+        return drawable
+
+    def _token(self, logits: np.ndarray[Any, Any], token: int) -> Token:
+        """``token`` after these logits, with the most probable ones."""
+        ids = np.concatenate([[token], sampling.largest(logits, self._task.top_logprobs)])
+        of, *of_top = sampling.log_probabilities(logits[None], ids[None])[0].tolist()
+        return Token(token, of, tuple(zip(ids[1:].tolist(), of_top, strict=True)))
 
     def _append(self, token: int) -> None:
         if self._count == len(self._ids):
@@ -147,7 +205,10 @@ class Row:
 
     def _finish(self, reason: FinishReason) -> str:
         """End here; return the text that was held back for what could have followed."""
-        rest = self._matcher.push(self._text.finish()) if self._text is not None else ""
+        rest = self._text.finish() if self._text is not None else ""
+        if self._task.whole_characters:
+            rest = rest.rstrip("\ufffd")
+        rest = self._matcher.push(rest)
         rest += self._matcher.finish()
         self.finish_reason = "stop" if self._matcher.stopped else reason
         self._pieces.append(rest)

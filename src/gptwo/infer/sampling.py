@@ -242,17 +242,30 @@ def choose(
 
 
 def log_probabilities(
-    logits: Float[np.ndarray, "T V"], tokens: Int[np.ndarray, " T"]
-) -> Float[np.ndarray, " T"]:
-    """log softmax(logits_t)[tokens_t] for every row, natural, computed in float64."""
-    result = np.empty(len(tokens))
+    logits: Float[np.ndarray, "T V"], tokens: Int[np.ndarray, T * n]
+) -> Float[np.ndarray, T * n]:
+    """log softmax(logits_t)[tokens_t] for every row, of one token or several, natural, computed in float64."""
+    result = np.empty(tokens.shape)
     for start in range(0, len(tokens), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
         z = logits[rows].astype(np.float64)
         z -= z.max(axis=1, keepdims=True)
-        taken = z[np.arange(len(z)), tokens[rows]]
-        result[rows] = taken - np.log(np.exp(z).sum(axis=1))
+        of_rows = tokens[rows].reshape(len(z), -1)
+        taken = np.take_along_axis(z, of_rows, axis=1) - np.log(np.exp(z).sum(axis=1, keepdims=True))
+        result[rows] = taken.reshape(tokens[rows].shape)
     return result
+
+
+def largest(logits: Float[np.ndarray, " V"], count: int) -> Int[np.ndarray, " count"]:
+    """The ids of the ``count`` largest logits, the largest first, of equal ones the lowest id; all where V is less."""
+    V = len(logits)
+    if count == 0:
+        return np.empty(0, dtype=np.int64)
+    threshold = np.partition(logits, V - count)[V - count] if count < V else -np.inf
+    candidates = np.flatnonzero(logits >= threshold)
+    order = np.argsort(-logits[candidates], kind="stable")
+    ids: Int[np.ndarray, " count"] = candidates[order[:count]]
+    return ids
 
 
 def _weights(logits: Float[np.ndarray, " V"]) -> Float[np.ndarray, " V"]:

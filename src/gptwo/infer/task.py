@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from gptwo.base.errors import ConfigError
+from gptwo.infer.constraint import Constraint
 from gptwo.infer.engine import Tokens
 from gptwo.infer.sampling import SamplingPolicy
 from gptwo.infer.stop import StopMatcher
@@ -24,8 +25,14 @@ def require_count(name: str, value: object) -> None:
 class Task:
     """Prompts to go on from, and how. Text i follows prompt i and draws with seed + i.
 
-    ``batch`` is how many are written side by side, None for all. Raises ``ConfigError`` for settings that cannot be.
-    Without a tokenizer there is no text, and no stop string in it.
+    batch            how many are written side by side, None for all
+    ignore_eos       ``<|endoftext|>`` does not end a text
+    top_logprobs     how many of the most probable tokens to report beside each one
+    prompt_logprobs  report the probabilities of the prompt's tokens too
+    whole_characters half a character at the end is left out, and not shown as U+FFFD
+    constraint       makes for each text what keeps it to a form
+
+    Raises ``ConfigError`` for settings that cannot be. Without a tokenizer there is no text, and no stop string in it.
     """
 
     prompts: Sequence[Tokens]
@@ -35,6 +42,11 @@ class Task:
     stop: Sequence[str] = ()
     slide: bool = False
     lookup: bool = False
+    ignore_eos: bool = False
+    top_logprobs: int = 0
+    prompt_logprobs: bool = False
+    whole_characters: bool = False
+    constraint: Callable[[], Constraint] | None = None
 
     def __post_init__(self) -> None:
         require_count("max_new_tokens", self.max_new_tokens)
@@ -44,6 +56,14 @@ class Task:
         if self.policy.seed is not None:
             # The last text's must be possible too.
             replace(self.policy, seed=self.policy.seed + len(self.prompts) - 1)
+
+
+class Token(NamedTuple):
+    """A token of a text, log p of it under the model itself, and the most probable ones there: (id, log p) of each."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,17 +69,45 @@ class TorchSession:
     def lengths(self) -> Int[np.ndarray, " slots"]:
         return self._cache.lengths.copy()
 
+    @property
+    def pool(self) -> int:
+        return len(self._cache.lengths) * self._cache.capacity
+
+    @property
+    def use(self) -> float:
+        return self._cache.use
+
     def prefill(self, slots: Sequence[int], texts: Sequence[Tokens]) -> Float[np.ndarray, "n V"]:
-        return np.concatenate(self._run(slots, texts, last_only=True))
+        return np.concatenate(self.read(slots, texts, [1] * len(texts)))
+
+    def decode(self, slots: Sequence[int], tokens: Tokens) -> Float[np.ndarray, "n V"]:
+        return self.prefill(slots, list(tokens[:, None]))
 
     @torch.inference_mode()
-    def decode(self, slots: Sequence[int], tokens: Tokens) -> Float[np.ndarray, "n V"]:
-        if self._graphs is None:
-            return self.prefill(slots, list(tokens[:, None]))
-        return to_host(self._graphs.decode(slots, tokens))
+    def read(
+        self, slots: Sequence[int], texts: Sequence[Tokens], last: Sequence[int]
+    ) -> list[Float[np.ndarray, "n V"]]:
+        self._cache.require_room(slots, [len(text) for text in texts])
+        of_length: dict[int, list[int]] = {}
+        for i, text in enumerate(texts):
+            of_length.setdefault(len(text), []).append(i)
+        logits: dict[int, Float[np.ndarray, "T V"]] = {}
+        for T, members in of_length.items():
+            tokens_BT = np.stack([texts[i] for i in members])
+            of_members = [slots[i] for i in members]
+            if T == 1 and self._graphs is not None:
+                logits_BTV = to_host(self._graphs.decode(of_members, tokens_BT[:, 0]))[:, None]
+            else:
+                rows = CacheRows(self._cache, of_members, T)
+                last_only = all(last[i] <= 1 for i in members)
+                tokens = torch.tensor(tokens_BT, device=self._device)
+                logits_BTV = to_host(self._model(tokens, cache=rows, last_only=last_only))
+            for i, logits_TV in zip(members, logits_BTV, strict=True):
+                logits[i] = logits_TV[len(logits_TV) - last[i] :]
+        return [logits[i] for i in range(len(texts))]
 
-    def verify(self, slots: Sequence[int], texts: Sequence[Tokens]) -> list[Float[np.ndarray, "T V"]]:
-        return self._run(slots, texts, last_only=False)
+    def fits(self, slots: Sequence[int], counts: Sequence[int]) -> bool:
+        return True  # every slot has memory of its own
 
     def truncate(self, slot: int, length: int) -> None:
         self._cache.truncate(slot, length)
@@ -88,21 +116,8 @@ class TorchSession:
     def copy(self, source: int, target: int) -> None:
         self._cache.copy(source, target)
 
-    @torch.inference_mode()
-    def _run(
-        self, slots: Sequence[int], texts: Sequence[Tokens], *, last_only: bool
-    ) -> list[Float[np.ndarray, "T V"]]:
-        self._cache.require_room(slots, [len(text) for text in texts])
-        of_length: dict[int, list[int]] = {}
-        for i, text in enumerate(texts):
-            of_length.setdefault(len(text), []).append(i)
-        logits: dict[int, Float[np.ndarray, "T V"]] = {}
-        for T, members in of_length.items():
-            tokens_BT = torch.tensor(np.stack([texts[i] for i in members]), device=self._device)
-            rows = CacheRows(self._cache, [slots[i] for i in members], T)
-            logits_BTV = to_host(self._model(tokens_BT, cache=rows, last_only=last_only))
-            logits.update(zip(members, logits_BTV, strict=True))
-        return [logits[i] for i in range(len(texts))]
+    def reuse(self, slot: int, tokens: Tokens) -> int:
+        return 0
 
 
 class TorchEngine:
@@ -153,7 +168,10 @@ class TorchEngine:
         return described
 
     @torch.inference_mode()
-    def start(self, *, slots: int, capacity: int) -> TorchSession:
+    def start(self, *, slots: int, capacity: int, pool: int | None = None) -> TorchSession:
+        if pool is not None:
+            # Every slot has memory of its own for all of its capacity, and there are only as many as that allows.
+            slots = max(1, min(slots, pool // capacity))
         cache = KVCache(self.config, slots=slots, capacity=capacity, device=self._device, dtype=self._dtype)
         graphs = self._graphs(self._model, cache) if self._graphs else None
         return TorchSession(self._model, cache, self._device, graphs)

@@ -154,7 +154,7 @@ def test_a_slot_that_is_free_is_given_to_the_next_prompt(batch: int) -> None:
 
 def test_no_slot_is_left_without_a_text_while_one_waits() -> None:
     pieces, _ = batch_written(ScriptedEngine(count_down), [[digit] for digit in b"5190273"], batch=2)
-    in_turn = [(0, 1), (0, 1), (0, 2), (0, 2), (0, 2), (0, 2), (3, 2), (4, 2)]
+    in_turn = [(0, 1), (0, 1), (0, 2), (0, 2), (0, 2), (0, 2), (2, 3), (2, 4)]
     assert [number for number, _ in pieces[:16]] == [number for pair in in_turn for number in pair]
 
 

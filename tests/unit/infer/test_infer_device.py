@@ -77,9 +77,9 @@ def test_prefill_in_chunks_and_all_logits_stay_on_the_device(engine: TorchEngine
     for slots in ([0, 3], [3, 1], [1, 2, 3]):  # apart and of one length, of several lengths, and an empty one
         session.truncate(3, 7)
         session.truncate(0, 7)
-        assert [logits.shape for logits in session.verify(slots, [np.arange(2)] * len(slots))] == [
-            (2, 13)
-        ] * len(slots)
+        assert [
+            logits.shape for logits in session.read(slots, [np.arange(2)] * len(slots), [2] * len(slots))
+        ] == [(2, 13)] * len(slots)
     assert engine.logits(np.arange(5)).shape == (5, 13)
     scores = engine.score([np.arange(5), np.arange(11)], [4, 3])
     assert [(scored.log_probs.shape, scored.greedy.shape) for scored in scores] == [

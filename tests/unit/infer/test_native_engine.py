@@ -60,7 +60,7 @@ def test_logits_are_the_same_bits_in_any_company_and_on_any_threads(folder: Path
             ]
             begins = [int(session.lengths[i]) for i in slots]
             if choose.random() < 0.5:
-                got = session.verify(slots, parts)
+                got = session.read(slots, parts, [len(part) for part in parts])
                 wanted = [expected[i][b : b + len(p)] for i, b, p in zip(slots, begins, parts, strict=True)]
             else:
                 got = list(session.prefill(slots, parts))
@@ -78,8 +78,23 @@ def test_copied_and_cut_slots_of_several_blocks_go_on_for_themselves(folder: Pat
     session.copy(0, 1)
     session.truncate(1, 70)
     mixed = np.concatenate([text[:70], other[:80]])
-    assert np.array_equal(session.verify([1], [other[:80]])[0], engine.logits(mixed)[70:])
-    assert np.array_equal(session.verify([0], [text[100:]])[0], engine.logits(text)[100:])
+    assert np.array_equal(session.read([1], [other[:80]], [80])[0], engine.logits(mixed)[70:])
+    assert np.array_equal(session.read([0], [text[100:]], [100])[0], engine.logits(text)[100:])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_reused_goes_on_with_the_same_bits(folder: Path, dtype: str) -> None:
+    engine = load_engine(folder, engine="native", dtype=dtype, threads=2)
+    text, other = text_of(200), np.concatenate([text_of(100), text_of(80, seed=1)])
+    session = engine.start(slots=2, capacity=C, pool=C)
+    session.prefill([0], [text])
+    assert session.reuse(1, other) == 96  # of a text that is still there
+    assert np.array_equal(session.read([1], [other[96:]], [84])[0], engine.logits(other)[96:])
+    session.truncate(0, 0)
+    session.truncate(1, 0)
+    assert session.use == 0
+    assert session.reuse(0, text) == 192  # of one that has gone
+    assert np.array_equal(session.read([0], [text[192:]], [8])[0], engine.logits(text)[192:])
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 40, 10_000])
@@ -117,7 +132,7 @@ def test_a_call_that_fails_has_changed_nothing(engine: Engine, monkeypatch: pyte
             session.prefill([0], [text[31:70]])
     session.copy(0, 1)
     session.prefill([1], [other])
-    assert np.array_equal(session.verify([0], [text[31:]])[0], engine.logits(text)[31:])
+    assert np.array_equal(session.read([0], [text[31:]], [49])[0], engine.logits(text)[31:])
 
 
 @pytest.mark.parametrize("tokens", [[60_000_000], [V], [-1], [3, 2**40]])
