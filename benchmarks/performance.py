@@ -1,20 +1,24 @@
-"""Write the tables of docs/performance.md from history/decode.jsonl: `python benchmarks/performance.py [--check]`.
+"""Write the tables of docs/performance.md from benchmarks/history/: `python benchmarks/performance.py [--check]`.
 
-Every bar is that of the newest run of GPT-2 124M that measured it, so that the parts may be run one by one. The prose
-of the page is written by hand; what stands between the markers is made here.
+Every bar of decoding is that of the newest run of GPT-2 124M that measured it, so that the parts may be run one by one;
+those of serving are of its newest whole run. The prose of the page is written by hand; what stands between the markers
+is made here.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import record
+from serving import bars as serving
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- made by benchmarks/performance.py: begin -->", "<!-- end -->"
+BEGIN_SERVE = "<!-- made by benchmarks/performance.py: begin serve -->"
 SIZE = "gpt2"
 
 
@@ -76,18 +80,20 @@ def _runs(runs: dict[int, dict[str, Any]]) -> list[str]:
     lines: dict[str, list[int]] = {}
     for number, line in sorted(runs.items()):
         lines.setdefault(json.dumps(line), []).append(number)
-    return [_described(json.loads(text), bars) for text, bars in lines.items()]
+    return [
+        _described(json.loads(text), f"Bar{'' if len(bars) == 1 else 's'} {', '.join(map(str, bars))}: ")
+        for text, bars in lines.items()
+    ]
 
 
-def _described(line: dict[str, Any], bars: list[int]) -> str:
+def _described(line: dict[str, Any], what: str) -> str:
     machine = line["machine"]
     versions = ", ".join(
         f"{name} {version}" for name, version in machine.items() if name in ("python", "torch")
     )
     peers = ", ".join(f"{name} {version}" for name, version in line["peers"].items())
-    noun = "Bar" if len(bars) == 1 else "Bars"
     text = (
-        f"{noun} {', '.join(map(str, bars))}: {line['time'][:10]}, commit {line['commit']}, {machine['processor']} "
+        f"{what}{line['time'][:10]}, commit {line['commit']}, {machine['processor']} "
         f"({machine['capability']}), {line['threads']} threads, medians of {line['rounds']} rounds; {versions}"
         f"{'; ' + peers if peers else ''}."
     )
@@ -98,23 +104,53 @@ def _described(line: dict[str, Any], bars: list[int]) -> str:
     return text
 
 
+def serve_tables(history: Path) -> str:
+    """The same of serving."""
+    line = serving.newest(history)
+    if line is None:
+        return "Not measured yet: `python benchmarks/serve.py`."
+    cells = [
+        [
+            *(row["what"], row["figure"], row["against"]),
+            "-" if row["value"] is None else f"{row['value']:.2f}",
+            *(f"≥ {row['target']:g}", row["verdict"]),
+        ]
+        for row in line["bars"]
+    ]
+    bars = _table(["bar", "gptwo", "beside", "ratio", "goal", ""], cells)
+    client = max(
+        one["client_cpu_share"]["max"] for loads in line["servers"].values() for one in loads.values()
+    )
+    closing = (
+        f"{_described(line, '')} A load lasts {line['limit_s']:g} s at most. The clients together took at most "
+        f"{client:.1%} of one core."
+    )
+    return "\n\n".join([_table(*serving.speeds(line)), bars, closing])
+
+
 def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
 
 
-def page(text: str, history: Path) -> str:
-    """The page with its tables made anew. ``ValueError`` without the markers."""
-    before, _, rest = text.partition(BEGIN)
+def page(text: str, history: Path, *, begin: str = BEGIN, made: Callable[[Path], str] = tables) -> str:
+    """The page with the tables after ``begin`` made anew. ``ValueError`` without the markers."""
+    before, _, rest = text.partition(begin)
     _, found, after = rest.partition(END)
     if not found:
-        raise ValueError(f"the page has no {BEGIN} … {END}")
-    return f"{before}{BEGIN}\n\n{tables(history)}\n\n{END}{after}"
+        raise ValueError(f"the page has no {begin} … {END}")
+    return f"{before}{begin}\n\n{made(history)}\n\n{END}{after}"
+
+
+def whole_page(text: str, history: Path) -> str:
+    """The page with all of its tables made anew from the records in the folder ``history``."""
+    text = page(text, history / "decode.jsonl")
+    return page(text, history / "serve.jsonl", begin=BEGIN_SERVE, made=serve_tables)
 
 
 def main(arguments: list[str]) -> int:
     """Write the page; with --check only say whether it is fresh, by the exit code."""
     text = PAGE.read_text(encoding="utf-8")
-    made = page(text, record.HISTORY / "decode.jsonl")
+    made = whole_page(text, record.HISTORY)
     if "--check" in arguments:
         return int(made != text)
     PAGE.write_text(made, encoding="utf-8")

@@ -6,6 +6,7 @@ Q8_0 and Q4_0 are pure: the embedding, which is the head as well, too. The cache
 from __future__ import annotations
 
 import ctypes
+import json
 from pathlib import Path
 
 import gguf
@@ -35,12 +36,15 @@ def _silent(level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
     """llama.cpp tells its whole life on stderr."""
 
 
-def convert(model: Path, converted: Path, precision: str) -> None:
-    """``converted``/model.gguf: F32 by the gguf package, and from it the other types by llama.cpp's quantizer."""
+def convert(model: Path, converted: Path, precision: str, *, vocabulary: bool = False) -> None:
+    """``converted``/model.gguf: F32 by the gguf package, and from it the other types by llama.cpp's quantizer.
+
+    With ``vocabulary`` it can be given text, else ids alone.
+    """
     llama_cpp.llama_log_set(_silent, ctypes.c_void_p())
     target = converted / "model.gguf"
     plain = target if precision == "F32" else converted / "plain.gguf"
-    _write_f32(model, plain)
+    _write_f32(model, plain, vocabulary=vocabulary)
     if plain == target:
         return
     settings = llama_cpp.llama_model_quantize_default_params()
@@ -52,7 +56,7 @@ def convert(model: Path, converted: Path, precision: str) -> None:
         raise RuntimeError(f"llama.cpp did not quantize to {precision}: code {failed}")
 
 
-def _write_f32(model: Path, target: Path) -> None:
+def _write_f32(model: Path, target: Path, *, vocabulary: bool) -> None:
     shape, tensors = read_shape(model), read(model)
     writer = gguf.GGUFWriter(target, "gpt2")
     writer.add_block_count(shape.L)
@@ -63,7 +67,10 @@ def _write_f32(model: Path, target: Path) -> None:
     writer.add_layer_norm_eps(shape.epsilon)
     writer.add_file_type(0)
     writer.add_vocab_size(shape.V)
-    writer.add_tokenizer_model("no_vocab")  # it is given ids
+    if vocabulary:
+        _add_vocabulary(writer, model)
+    else:
+        writer.add_tokenizer_model("no_vocab")
     writer.add_tensor("token_embd.weight", tensors["wte.weight"])
     writer.add_tensor("position_embd.weight", tensors["wpe.weight"])
     for end in ("weight", "bias"):
@@ -76,6 +83,26 @@ def _write_f32(model: Path, target: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _add_vocabulary(writer: gguf.GGUFWriter, model: Path) -> None:
+    """GPT-2's byte-level BPE, or another one that splits words as it does, from ``tokenizer.json``."""
+    written = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    special = {token["content"]: token["id"] for token in written["added_tokens"]}
+    ids = {**written["model"]["vocab"], **special}
+    tokens = sorted(ids, key=lambda token: ids[token])
+    merges = written["model"]["merges"]
+    if not merges:
+        raise RuntimeError("llama.cpp reads no vocabulary without merges, such as one of bytes alone")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    kinds = gguf.TokenType
+    writer.add_token_types([kinds.CONTROL if token in special else kinds.NORMAL for token in tokens])
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
+    writer.add_bos_token_id(special["<|endoftext|>"])
+    writer.add_eos_token_id(special["<|endoftext|>"])
+    writer.add_add_bos_token(False)
 
 
 class LlamaCpp:

@@ -312,6 +312,6 @@ def test_the_page_is_made_of_its_history() -> None:
     import performance
 
     text = performance.PAGE.read_text(encoding="utf-8")
-    assert performance.page(text, BENCHMARKS / "history" / "decode.jsonl") == text, (
+    assert performance.whole_page(text, BENCHMARKS / "history") == text, (
         "docs/performance.md is stale: run `python benchmarks/performance.py`"
     )

@@ -1,0 +1,1 @@
+"""The parts of ``benchmarks/serve.py``: the servers, their clients and the load that these make."""
