@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from gptwo.base.errors import TokenizerError
@@ -35,6 +36,8 @@ def render_own_template(
         "tools": None,
         "documents": None,
         "add_generation_prompt": add_generation_prompt,
+        # One time of day for all renderings.
+        "strftime_now": datetime.now().strftime,
     }
     given = _plain(messages)
 
@@ -42,10 +45,9 @@ def render_own_template(
         return render_template(template, {**variables, "messages": messages})
 
     text = render(given)
-    marked = _marked(text, given, render, tokenizer.specials)
-    special = re.compile(
-        "|".join(map(re.escape, sorted(tokenizer.specials, key=len, reverse=True))) or "(?!)"
-    )
+    longest_first = sorted(tokenizer.specials, key=len, reverse=True)
+    special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+    marked = _marked(text, given, render, tokenizer.specials, special)
     spans = [found.span() for found in special.finditer(marked)]
     if spans == [found.span() for found in special.finditer(text)]:
         return tokenizer.encode(text, allow_special=True)
@@ -57,7 +59,13 @@ def render_own_template(
     return ids + tokenizer.encode(text[end:])
 
 
-def _marked(text: str, messages: Any, render: Callable[[object], str], specials: Mapping[str, int]) -> str:
+def _marked(
+    text: str,
+    messages: Any,
+    render: Callable[[object], str],
+    specials: Mapping[str, int],
+    special: re.Pattern[str],
+) -> str:
     """``text``, rendered of the messages, with private characters where a message's text could be a special token."""
     ends = sorted({character for special in specials for character in (special[0], special[-1])})
     written = "".join(_strings(messages))
@@ -65,14 +73,15 @@ def _marked(text: str, messages: Any, render: Callable[[object], str], specials:
         return text
     taken = set(text) | set(written)
     free = (chr(point) for point in _PRIVATE if chr(point) not in taken)
-    private = {ord(character): next(free) for character in ends}
+    private = dict(zip(map(ord, ends), free, strict=False))
+    if len(private) < len(ends):
+        raise TokenizerError("the messages hold every private character of Unicode; take some out")
     back = {ord(stands): chr(point) for point, stands in private.items()}
-    whole = re.compile("|".join(map(re.escape, specials)))
     # First every character that could begin or end a special token, so that none can be put together of pieces. A
     # template may look for one of them, in </think> say, and write something else then; so next whole tokens alone.
     for mark in (
         lambda string: string.translate(private),
-        lambda string: whole.sub(lambda found: found[0].translate(private), string),
+        lambda string: special.sub(lambda found: found[0].translate(private), string),
     ):
         marked = render(_changed(messages, mark))
         if marked.translate(back) == text:
@@ -84,13 +93,13 @@ def _marked(text: str, messages: Any, render: Callable[[object], str], specials:
 
 
 def _changed(value: Any, change: Callable[[str], str]) -> Any:
-    """JSON with every text of it changed; keys and roles stay, which templates compare with their own."""
+    """JSON with every text of it changed but keys."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):
         return [_changed(item, change) for item in value]
     if isinstance(value, dict):
-        return {key: item if key == "role" else _changed(item, change) for key, item in value.items()}
+        return {key: _changed(item, change) for key, item in value.items()}
     return value
 
 

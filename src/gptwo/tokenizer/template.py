@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
 from types import CodeType
 from typing import Any, cast
 
@@ -31,7 +30,7 @@ LONGEST = 1 << 23
 
 
 def render_template(source: str, variables: Mapping[str, Any]) -> str:
-    """The text that the template makes of ``variables``, which are JSON's types.
+    """The text that the template makes of ``variables``, which are JSON's types and functions.
 
     ``TokenizerError`` for a template that refuses them (``raise_exception``), fails, is no Jinja, or does not end.
     """
@@ -87,7 +86,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
         )
         self.filters.update(tojson=_tojson, counted_loop=_counted_loop, limited=_limited)
-        self.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
+        self.globals["raise_exception"] = _raise_exception
         self._steps = 0
 
     def step(self) -> None:
@@ -155,10 +154,6 @@ def _require_short(length: int) -> None:
 
 def _raise_exception(message: object) -> None:
     raise _RefusedError(str(message))
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
 
 
 def _tojson(
