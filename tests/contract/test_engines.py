@@ -475,3 +475,15 @@ def test_an_engine_says_what_it_is(engine: Engine, kind: tuple[str, str]) -> Non
         kind[0], f"{kind[0]} on cpu in "
     )
     assert engine.description.startswith(begins)
+
+
+def test_an_engine_says_what_memory_a_session_takes(engine: Engine, kind: tuple[str, str]) -> None:
+    plain = 2 * CONFIG.n_layer * CONFIG.n_embd * {"fp32": 4, "fp64": 8}.get(kind[1], 2)
+    if kind[0] in BATCH_INVARIANT:
+        # The native kernels' heads are filled up to whole vectors: here from 7 values.
+        assert plain < engine.kv_bytes_per_token <= 4 * plain
+    else:
+        assert engine.kv_bytes_per_token == plain
+    assert engine.free_memory_bytes() > 0
+    session = engine.start(slots=3, capacity=C, pool=C)
+    assert len(session.lengths) == (3 if engine.paged else 1)

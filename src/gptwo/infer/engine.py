@@ -88,6 +88,17 @@ class Engine(Protocol):
     def batch_invariant(self) -> bool:
         """Whether a token's logits are bitwise the same in any batch, in any chunks and from any slot."""
 
+    @property
+    def paged(self) -> bool:
+        """Whether a session's slots share its memory as they need it; else each has its whole capacity to itself."""
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Of the keys and values of one token in a session's memory, in all layers together."""
+
+    def free_memory_bytes(self) -> int:
+        """What is left of the memory that sessions take theirs from."""
+
     def start(self, *, slots: int, capacity: int, pool: int | None = None) -> Session:
         """A session of empty slots; ``capacity`` is the most tokens of one. ``ContextLengthError`` above C.
 

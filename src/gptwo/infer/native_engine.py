@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptwo.base.errors import ConfigError, ContextLengthError
+from gptwo.base.memory import free_memory_bytes
 from gptwo.checkpoint.released_config import read_config
 from gptwo.config import GPT2Config
 from gptwo.infer.engine import Scores, Tokens
@@ -48,6 +49,7 @@ class NativeEngine:
     """``engine.Engine`` over packed weights, which it keeps."""
 
     batch_invariant = True
+    paged = True
 
     def __init__(self, packed: PackedModel, kernels: Kernels) -> None:
         config = packed.config
@@ -96,18 +98,27 @@ class NativeEngine:
         threads = "1 thread" if self._kernels.threads == 1 else f"{self._kernels.threads} threads"
         return f"native on cpu in {self._packed.dtype} ({self._kernels.instruction_set}, {threads})"
 
+    @property
+    def kv_bytes_per_token(self) -> int:
+        return self._cache(blocks=1).bytes // BLOCK
+
+    def free_memory_bytes(self) -> int:
+        return free_memory_bytes()
+
     def start(self, *, slots: int, capacity: int, pool: int | None = None) -> NativeSession:
-        config = self.config
-        require_capacity(capacity, config.context)
+        require_capacity(capacity, self.config.context)
         pages = Pages(slots=slots, capacity=capacity, pool=pool)
-        cache = CacheMemory(
+        return NativeSession(self, self._cache(blocks=pages.blocks), pages)
+
+    def _cache(self, *, blocks: int) -> CacheMemory:
+        config = self.config
+        return CacheMemory(
             layers=config.n_layer,
             heads=config.n_head,
             head_width=config.head_width,
-            blocks=pages.blocks,
+            blocks=blocks,
             dtype=_CACHE_DTYPES[self._packed.dtype],
         )
-        return NativeSession(self, cache, pages)
 
     def forward(
         self,

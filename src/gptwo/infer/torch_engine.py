@@ -13,8 +13,10 @@ from torch import Tensor
 
 from gptwo.base.device import resolve_device
 from gptwo.base.errors import ConfigError
+from gptwo.base.memory import free_memory_bytes
 from gptwo.checkpoint.weights import load_model
 from gptwo.config import GPT2Config
+from gptwo.costs import kv_cache_bytes
 from gptwo.infer.cuda_decode import SWITCH, DecodeGraphs, cuda_graphs
 from gptwo.infer.engine import Scores, Tokens
 from gptwo.infer.engines import short_dtype
@@ -128,6 +130,7 @@ class TorchEngine:
 
     # Its products sum in another order for another number of rows.
     batch_invariant = False
+    paged = False
 
     def __init__(
         self,
@@ -166,6 +169,15 @@ class TorchEngine:
         if self._device.type == "cuda":
             described += f", decoding {'in' if self._graphs else 'without'} CUDA graphs"
         return described
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        return kv_cache_bytes(self.config, batch=1, tokens=1, bytes_per_value=self._dtype.itemsize)
+
+    def free_memory_bytes(self) -> int:
+        if self._device.type == "cuda":
+            return torch.cuda.mem_get_info(self._device)[0]
+        return free_memory_bytes()
 
     @torch.inference_mode()
     def start(self, *, slots: int, capacity: int, pool: int | None = None) -> TorchSession:
