@@ -12,9 +12,13 @@ import pytest
 
 from gptwo.base.errors import ConfigError, MissingExtraError, TokenizerError
 from gptwo.infer.constraint import Constraint
+from gptwo.infer.generate import result_of, write
+from gptwo.infer.sampling import SamplingPolicy
+from gptwo.infer.task import Task
 from gptwo.serve import grammar
 from gptwo.serve.grammar import constraint, prepare
 from gptwo.tokenizer import Tokenizer, build_byte, build_char
+from scripted_engine import ScriptedEngine
 from tokenizer_cases import tokenizer
 
 BYTES = build_byte()
@@ -128,6 +132,41 @@ def test_white_space_has_an_end() -> None:
 def test_a_key_has_one_spelling() -> None:
     text = begun({"type": "object", "properties": {"a": {"type": "integer"}}}, '{"\\')
     assert letters(text) == '"\\bfnrt'
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"temperature": 0.0},
+        {"temperature": 1.7},
+        {"top_k": 3, "repetition_penalty": 0.4},
+        {"top_p": 0.5, "min_p": 0.1, "presence_penalty": 2.0, "frequency_penalty": -1.0},
+        {"logit_bias": {ord("{"): -100.0, BYTES.eot_id: 100.0}},
+    ],
+)
+def test_the_loop_that_writes_keeps_to_it(policy: dict[str, Any]) -> None:
+    """Though the model wants to write x and nothing else, and others write beside."""
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "string", "maxLength": 3}, "b": {"enum": [1, "x", None]}},
+        "required": ["a", "b"],
+        "additionalProperties": False,
+    }
+    task = Task(
+        prompts=[np.array([0])] * 3,
+        policy=SamplingPolicy(seed=3, **policy),
+        max_new_tokens=400,
+        constraint=constraint(asked(schema), BYTES, 257),
+    )
+    texts = result_of(write(ScriptedEngine(lambda _: ord("x")), BYTES, task))
+    for text in texts:
+        assert text.finish_reason == "stop"
+        answer = json.loads(text.text)
+        assert answer["b"] in (1, "x", None)
+        assert len(answer["a"]) <= 3
+        assert BYTES.eot_id not in text.tokens
+        # The log-probabilities stay those of the model, which gives the brace next to none.
+        assert text.logprobs[0] < -50
 
 
 @pytest.mark.parametrize(
