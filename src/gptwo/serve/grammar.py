@@ -36,7 +36,7 @@ _OPTIONS = {
     "json_allowed_escapes": 'nrbtf\\"',
 }
 # A schema is a program of a stranger's. These keep a compilation under about a second of one core, whatever it is, and
-# a step of a text under some milliseconds: docs/decisions/0018-grammars.md has the measurements.
+# a step of a text under some milliseconds: docs/decisions/0019-grammars.md has the measurements.
 MOST_CHARACTERS = 1 << 16
 MOST_VALUES = 2_000
 MOST_LEVELS = 64
