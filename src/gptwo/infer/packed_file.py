@@ -5,13 +5,12 @@ U8. The data begin at a multiple of 64 bytes. Metadata:
 
     format, version   "gptwo-packed", "1"
     dtype, group      that of the blocks' matrices; weights to a scale, "32"
-    source            what it was made of: a name, or the key of a cache
+    source            what it was made of: a name and the hashes of its weight files, or the key of a cache
     hash              "gptwo64:0123456789abcdef" or "crc32:01234567": of all data
 """
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gptwo.base.cores import usable_cores
 from gptwo.base.errors import CheckpointError, NativeLibraryError
 from gptwo.checkpoint.stored import mapped_bytes
 from gptwo.checkpoint.tensor_header import TensorHeader, TensorRecord, encoded_header, read_header
@@ -58,7 +58,7 @@ def fastest_hash() -> ContentHash:
     from gptwo.kernels.library import open_kernels
 
     try:
-        return native_hash(open_kernels(os.cpu_count() or 1))
+        return native_hash(open_kernels(usable_cores()))
     except NativeLibraryError:
         return CRC32
 
