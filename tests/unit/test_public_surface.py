@@ -36,7 +36,7 @@ SIGNATURES = {
     "split: 'Split | None' = None, stride: 'int | None' = None, limit: 'int | None' = None, "
     "batch: 'int | None' = None, progress: 'Progress | None' = None) -> 'EvaluationResult'",
     "load": "(path: 'str | Path', device: 'str' = 'auto', dtype: 'str | None' = None, *, "
-    "engine: 'str' = 'auto', threads: 'int | None' = None) -> 'LanguageModel'",
+    "engine: 'str' = 'auto', threads: 'int | None' = None, kv_dtype: 'str | None' = None) -> 'LanguageModel'",
     "LanguageModel.generate": f"(self, prompt: 'str | Sequence[int]', {WRITING}) -> 'Generation'",
     "LanguageModel.generate_many": f"(self, prompt: 'str | Sequence[int]', *, num: 'int', {WRITING}) "
     "-> 'list[Generation]'",

@@ -27,6 +27,11 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         help="fp32 or bf16; int8 or int4 on the native engine; fp16 or fp64 on torch (default: as stored)",
     )
+    parser.add_argument(
+        "--kv-dtype",
+        help="of the keys and values that writing keeps, on the native engine: fp32, bf16 or int8 "
+        "(default: fp32 beside fp32 weights, else bf16)",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: its physical cores)")
 
 
@@ -40,4 +45,5 @@ def load(arguments: argparse.Namespace) -> LanguageModel:
         dtype=arguments.dtype,
         engine=arguments.engine,
         threads=arguments.threads,
+        kv_dtype=arguments.kv_dtype,
     )

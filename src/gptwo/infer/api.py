@@ -31,20 +31,24 @@ def load(
     *,
     engine: str = "auto",
     threads: int | None = None,
+    kv_dtype: str | None = None,
 ) -> LanguageModel:
     """The model in a checkpoint folder, a run of ``gptwo train`` (its newest checkpoint), or on the hub.
 
-    device   "auto" | "cpu" | "cuda[:n]" | "mps"
-    dtype    "fp32" | "bf16" | on the native engine "int8" | "int4" | on torch "fp16" | "fp64"; None is as stored
-    engine   "auto" | "native" | "torch"; auto is native on a CPU, and where it cannot be, ``.description`` says why
-    threads  of the CPU; None for the physical cores (of torch: what it has)
+    device    "auto" | "cpu" | "cuda[:n]" | "mps"
+    dtype     "fp32" | "bf16" | on the native engine "int8" | "int4" | on torch "fp16" | "fp64"; None is as stored
+    engine    "auto" | "native" | "torch"; auto is native on a CPU, and where it cannot be, ``.description`` says why
+    threads   of the CPU; None for the physical cores (of torch: what it has)
+    kv_dtype  of the keys and values that writing keeps: on the native engine "fp32" | "bf16" | "int8"; None is fp32
+              beside weights in fp32, and bf16 beside all others
 
     Raises ``CheckpointError``, ``DeviceError`` or ``ConfigError``, each in one line.
     """
     folder = resolve_model(path)
     place, kind = str(device), None if dtype is None else str(dtype)
-    choice = choose_engine(folder, engine=engine, device=place, dtype=kind)
-    loaded = load_chosen(folder, choice, device=place, dtype=kind, threads=threads)
+    kept = None if kv_dtype is None else str(kv_dtype)
+    choice = choose_engine(folder, engine=engine, device=place, dtype=kind, kv_dtype=kept)
+    loaded = load_chosen(folder, choice, device=place, dtype=kind, threads=threads, kv_dtype=kept)
     return LanguageModel(loaded, folder, engine_reason=choice.reason)
 
 

@@ -23,10 +23,12 @@ _SIGNS = (Path("/dev/kfd"), Path("/dev/dxg"))
 
 
 class EngineEntry(NamedTuple):
-    """An engine of the table: its dtypes, and ``load(folder, device, dtype, threads)``."""
+    """An engine of the table: the dtypes of its weights, those of keys and values where it lets one choose (else they
+    are as it computes), and ``load(folder, device, dtype, threads, kv_dtype)``."""
 
     dtypes: tuple[str, ...]
-    load: Callable[[Path, str, str | None, int | None], Engine]
+    kv_dtypes: tuple[str, ...]
+    load: Callable[[Path, str, str | None, int | None, str | None], Engine]
 
 
 class EngineChoice(NamedTuple):
@@ -36,17 +38,21 @@ class EngineChoice(NamedTuple):
     reason: str | None
 
 
-def _load_native(folder: Path, device: str, dtype: str | None, threads: int | None) -> Engine:
+def _load_native(
+    folder: Path, device: str, dtype: str | None, threads: int | None, kv_dtype: str | None
+) -> Engine:
     from gptwo.infer.native_engine import NativeEngine
 
     if device not in ("auto", "cpu"):
         raise ConfigError(
             f"the native engine runs on the cpu, not on {device!r}; leave the device out, or use engine=torch"
         )
-    return NativeEngine.load(folder, dtype=dtype, threads=threads)
+    return NativeEngine.load(folder, dtype=dtype, threads=threads, kv_dtype=kv_dtype)
 
 
-def _load_torch(folder: Path, device: str, dtype: str | None, threads: int | None) -> Engine:
+def _load_torch(
+    folder: Path, device: str, dtype: str | None, threads: int | None, kv_dtype: str | None
+) -> Engine:
     from gptwo.infer.torch_engine import TorchEngine
 
     return TorchEngine.load(folder, device=device, dtype=dtype, threads=threads)
@@ -54,8 +60,8 @@ def _load_torch(folder: Path, device: str, dtype: str | None, threads: int | Non
 
 # The contract test runs over this table: an engine is tested by being here.
 ENGINES: dict[str, EngineEntry] = {
-    "native": EngineEntry(("fp32", "bf16", "int8", "int4"), _load_native),
-    "torch": EngineEntry(("fp32", "bf16", "fp16", "fp64"), _load_torch),
+    "native": EngineEntry(("fp32", "bf16", "int8", "int4"), ("fp32", "bf16", "int8"), _load_native),
+    "torch": EngineEntry(("fp32", "bf16", "fp16", "fp64"), (), _load_torch),
 }
 
 
@@ -66,27 +72,35 @@ def load_engine(
     device: str = "auto",
     dtype: str | None = None,
     threads: int | None = None,
+    kv_dtype: str | None = None,
 ) -> Engine:
     """The model in ``folder``, on the engine of that name, or on the one that ``choose_engine`` takes.
 
-    ``threads`` None leaves their number to the engine. Raises ``ConfigError`` for an unknown name, and what the engine
-    raises for a device, dtype or folder.
+    ``threads`` and ``kv_dtype`` None leave these to the engine. Raises ``ConfigError`` for an unknown name, and what
+    the engine raises for a device, dtype or folder.
     """
-    choice = choose_engine(folder, engine=engine, device=device, dtype=dtype)
-    return load_chosen(folder, choice, device=device, dtype=dtype, threads=threads)
+    choice = choose_engine(folder, engine=engine, device=device, dtype=dtype, kv_dtype=kv_dtype)
+    return load_chosen(folder, choice, device=device, dtype=dtype, threads=threads, kv_dtype=kv_dtype)
 
 
 def load_chosen(
-    folder: Path, choice: EngineChoice, *, device: str, dtype: str | None, threads: int | None
+    folder: Path,
+    choice: EngineChoice,
+    *,
+    device: str,
+    dtype: str | None,
+    threads: int | None,
+    kv_dtype: str | None,
 ) -> Engine:
     """``load_engine`` after ``choose_engine``, for those who keep its reason."""
     name, reason = choice
-    loaded = ENGINES[name].load(folder, device, dtype, threads)
+    loaded = ENGINES[name].load(folder, device, dtype, threads, kv_dtype)
     _log.info(
-        "engine=%s device=%s dtype=%s threads=%s: %s%s",
+        "engine=%s device=%s dtype=%s kv_dtype=%s threads=%s: %s%s",
         name,
         device,
         dtype,
+        kv_dtype,
         threads,
         loaded.description,
         f" ({reason})" if reason else "",
@@ -95,7 +109,12 @@ def load_chosen(
 
 
 def choose_engine(
-    folder: Path, *, engine: str = "auto", device: str = "auto", dtype: str | None = None
+    folder: Path,
+    *,
+    engine: str = "auto",
+    device: str = "auto",
+    dtype: str | None = None,
+    kv_dtype: str | None = None,
 ) -> EngineChoice:
     """The engine of that name; of ``auto``, the native one where it can run this and there is no accelerator.
 
@@ -104,18 +123,24 @@ def choose_engine(
     """
     if engine != "auto" and engine not in ENGINES:
         raise ConfigError(f"there is no engine {engine!r}; expected auto or one of {', '.join(ENGINES)}")
-    names = [engine] if engine != "auto" else list(ENGINES)
-    possible = sorted({name for one in names for name in ENGINES[one].dtypes})
-    if dtype is not None and short_dtype(dtype) not in possible:
-        raise ConfigError(
-            f"dtype {dtype!r} is not possible on {'any' if engine == 'auto' else 'the ' + engine} engine; "
-            f"expected one of {', '.join(possible)}"
-        )
+    entries = [ENGINES[engine]] if engine != "auto" else list(ENGINES.values())
+    which = "any" if engine == "auto" else f"the {engine}"
+    for what, asked, possible in (
+        ("dtype", dtype, sorted({name for one in entries for name in one.dtypes})),
+        ("kv_dtype", kv_dtype, sorted({name for one in entries for name in one.kv_dtypes})),
+    ):
+        if asked is not None and short_dtype(asked) not in possible:
+            expected = (
+                f"one of {', '.join(possible)}" if possible else "none, as it keeps them as it computes"
+            )
+            raise ConfigError(f"{what} {asked!r} is not possible on {which} engine; expected {expected}")
     if engine != "auto":
         return EngineChoice(engine, None)
-    reason = _asked_for_torch(device, dtype) or _why_not_native(folder, device, dtype)
+    reason = _asked_for_torch(device, dtype) or _why_not_native(folder, device, dtype, kv_dtype)
     if reason and dtype is not None and short_dtype(dtype) not in ENGINES["torch"].dtypes:
         raise ConfigError(f"dtype {dtype} is the native engine's alone, and {reason}; leave the dtype out")
+    if reason and kv_dtype is not None:
+        raise ConfigError(f"kv_dtype {kv_dtype} is the native engine's alone, and {reason}; leave it out")
     return EngineChoice("torch" if reason else "native", reason)
 
 
@@ -133,7 +158,7 @@ def _asked_for_torch(device: str, dtype: str | None) -> str | None:
     return None
 
 
-def _why_not_native(folder: Path, device: str, dtype: str | None) -> str | None:
+def _why_not_native(folder: Path, device: str, dtype: str | None, kv_dtype: str | None) -> str | None:
     if packed_file(folder) is not None:  # which torch cannot run
         instruction_sets()
         return None
@@ -143,7 +168,8 @@ def _why_not_native(folder: Path, device: str, dtype: str | None) -> str | None:
         return f"the native engine has heads of at most {MOST_HEAD_WIDTH}, not {width}"
     if dtype is None and _is_float64(folder):
         return "the native engine does not compute in float64, as the weights are"
-    if device == "auto" and dtype not in ("int8", "int4") and _has_accelerator():
+    natives_alone = dtype in ("int8", "int4") or kv_dtype is not None
+    if device == "auto" and not natives_alone and _has_accelerator():
         return "there is an accelerator"
     return _why_not_built()
 

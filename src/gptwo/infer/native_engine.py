@@ -5,7 +5,6 @@ A token's logits are bitwise the same whatever is computed beside it: every kern
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from gptwo.base.cores import usable_cores
 from gptwo.base.errors import ConfigError, ContextLengthError
 from gptwo.base.memory import free_memory_bytes
 from gptwo.checkpoint.released_config import read_config
@@ -31,29 +31,22 @@ from gptwo.kernels.library import Kernels, matrix_struct, open_kernels
 if TYPE_CHECKING:
     from jaxtyping import Float32, Int, Int32
 
-# Keys and values of each: as exact as the weights ask for (docs/decisions/).
-_CACHE_DTYPES = {"fp32": "fp32", "bf16": "bf16", "int8": "bf16", "int4": "bf16"}
+# Keys and values beside weights of each dtype, unless asked for otherwise: docs/decisions/0018-keys-and-values.md.
+_KV_DTYPES = {"fp32": "fp32", "bf16": "bf16", "int8": "bf16", "int4": "bf16"}
 # Logits that scoring holds at a time, in values: 256 rows of V=50257 are 51 MB.
 _LOGITS_AT_ONCE = 256 * 50257
 
 
-def default_threads() -> int:
-    """The physical cores that this process may run on: a second thread on a core adds no memory bandwidth."""
-    import psutil
-
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
-
-
 class NativeEngine:
-    """``engine.Engine`` over packed weights, which it keeps."""
+    """``engine.Engine`` over packed weights, which it keeps. ``kv_dtype``: of keys and values, "fp32 | bf16 | int8"."""
 
     batch_invariant = True
     paged = True
 
-    def __init__(self, packed: PackedModel, kernels: Kernels) -> None:
+    def __init__(self, packed: PackedModel, kernels: Kernels, *, kv_dtype: str | None = None) -> None:
         config = packed.config
         self._packed = packed
+        self._kv_dtype = kv_dtype or _KV_DTYPES[packed.dtype]
         self._kernels = kernels
         self._blocks = (BlockStruct * config.n_layer)(
             *(self._block(f"blocks.{i}") for i in range(config.n_layer))
@@ -73,16 +66,17 @@ class NativeEngine:
         )
 
     @classmethod
-    def load(cls, folder: Path, *, dtype: str | None, threads: int | None) -> NativeEngine:
+    def load(
+        cls, folder: Path, *, dtype: str | None, threads: int | None, kv_dtype: str | None = None
+    ) -> NativeEngine:
         """The model in ``folder``, memory-mapped. Raises ``NativeLibraryError`` where the kernels were not built."""
         if (width := read_config(folder).head_width) > MOST_HEAD_WIDTH:
             raise ConfigError(
                 f"heads of width {width} are more than the native kernels' {MOST_HEAD_WIDTH}; use engine=torch"
             )
-        kernels = open_kernels(default_threads() if threads is None else threads)
-        return cls(
-            open_packed(folder, None if dtype is None else short_dtype(dtype), native_hash(kernels)), kernels
-        )
+        kernels = open_kernels(usable_cores() if threads is None else threads)
+        packed = open_packed(folder, None if dtype is None else short_dtype(dtype), native_hash(kernels))
+        return cls(packed, kernels, kv_dtype=None if kv_dtype is None else short_dtype(kv_dtype))
 
     @property
     def config(self) -> GPT2Config:
@@ -96,7 +90,9 @@ class NativeEngine:
     @property
     def description(self) -> str:
         threads = "1 thread" if self._kernels.threads == 1 else f"{self._kernels.threads} threads"
-        return f"native on cpu in {self._packed.dtype} ({self._kernels.instruction_set}, {threads})"
+        weights = self._packed.dtype
+        kept = "" if self._kv_dtype == _KV_DTYPES[weights] else f" with keys and values in {self._kv_dtype}"
+        return f"native on cpu in {weights}{kept} ({self._kernels.instruction_set}, {threads})"
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -117,7 +113,7 @@ class NativeEngine:
             heads=config.n_head,
             head_width=config.head_width,
             blocks=blocks,
-            dtype=_CACHE_DTYPES[self._packed.dtype],
+            dtype=self._kv_dtype,
         )
 
     def forward(

@@ -67,6 +67,7 @@ def test_auto_leaves_the_model_to_an_accelerator(folder: Path, monkeypatch: pyte
     assert choose_engine(folder) == ("torch", "there is an accelerator")
     assert choose_engine(folder, device="cpu").name == "native"
     assert choose_engine(folder, dtype="int8").name == "native"
+    assert choose_engine(folder, kv_dtype="int8").name == "native"
 
 
 def test_a_quantized_folder_is_the_native_engines(
@@ -97,6 +98,19 @@ def test_what_cannot_be_is_refused(folder: Path) -> None:
         load_engine(folder, dtype="int3")
     with pytest.raises(ConfigError, match="the native engine runs on the cpu, not on 'cuda:0'"):
         load_engine(folder, engine="native", device="cuda:0")
+    with pytest.raises(
+        ConfigError, match=r"kv_dtype 'int4' is not possible on any engine; expected one of bf16, fp32, int8$"
+    ):
+        load_engine(folder, kv_dtype="int4")
+    with pytest.raises(
+        ConfigError,
+        match="kv_dtype 'bf16' is not possible on the torch engine; expected none, as it keeps them",
+    ):
+        load_engine(folder, engine="torch", kv_dtype="bf16")
+    with pytest.raises(
+        ConfigError, match=r"kv_dtype int8 is the native engine's alone, and .* fp64; leave it out"
+    ):
+        load_engine(folder, dtype="fp64", kv_dtype="int8")
     for engine in ("native", "torch"):
         with pytest.raises(ConfigError, match="threads=0 is not possible"):
             load_engine(folder, engine=engine, device="cpu", threads=0)

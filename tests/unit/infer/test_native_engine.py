@@ -16,7 +16,7 @@ from gptwo.config import GPT2Config
 from gptwo.infer import native_engine
 from gptwo.infer.engine import Engine
 from gptwo.infer.engines import load_engine
-from gptwo.infer.native_engine import NativeEngine
+from gptwo.infer.native_engine import NativeEngine, NativeSession
 from random_checkpoint import write_random_checkpoint
 
 C, V = 400, 61
@@ -25,7 +25,10 @@ SHAPES = {
     "K=32": GPT2Config(n_layer=2, n_head=2, n_embd=64, context=C, vocab_size=V),
     "K=22": GPT2Config(n_layer=2, n_head=3, n_embd=66, context=C, vocab_size=V),
 }
-DTYPES = ("fp32", "bf16", "int8", "int4")
+# Of the weights, and of keys and values.
+DTYPES = [("fp32", "fp32"), ("bf16", "bf16"), ("int8", "bf16"), ("int4", "int8"), ("fp32", "int8")]
+USUAL = {"fp32": "fp32", "bf16": "bf16", "int8": "bf16", "int4": "bf16"}
+each_dtype = pytest.mark.parametrize(("dtype", "kv_dtype"), DTYPES, ids="-".join)
 
 
 @pytest.fixture(scope="module", params=SHAPES)
@@ -42,16 +45,19 @@ def text_of(length: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, V, length)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_logits_are_the_same_bits_in_any_company_and_on_any_threads(folder: Path, dtype: str) -> None:
-    alone = load_engine(folder, engine="native", dtype=dtype, threads=1)
+@each_dtype
+def test_logits_are_the_same_bits_in_any_company_and_on_any_threads(
+    folder: Path, dtype: str, kv_dtype: str
+) -> None:
+    def loaded(threads: int) -> Engine:
+        return load_engine(folder, engine="native", dtype=dtype, kv_dtype=kv_dtype, threads=threads)
+
     texts = [text_of(length, seed) for seed, length in enumerate((390, 257, 65, 33, 1))]
+    alone = loaded(threads=1)
     expected = [alone.logits(text) for text in texts]
     choose = np.random.default_rng(1)
     for threads in (1, 3):
-        session = load_engine(folder, engine="native", dtype=dtype, threads=threads).start(
-            slots=len(texts), capacity=C
-        )
+        session = loaded(threads).start(slots=len(texts), capacity=C)
         while left := [i for i, text in enumerate(texts) if session.lengths[i] < len(text)]:
             slots = [i for i in left if choose.random() < 0.8] or left
             parts = [
@@ -69,9 +75,11 @@ def test_logits_are_the_same_bits_in_any_company_and_on_any_threads(folder: Path
                 assert np.array_equal(logits, bits)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_copied_and_cut_slots_of_several_blocks_go_on_for_themselves(folder: Path, dtype: str) -> None:
-    engine = load_engine(folder, engine="native", dtype=dtype, threads=2)
+@each_dtype
+def test_copied_and_cut_slots_of_several_blocks_go_on_for_themselves(
+    folder: Path, dtype: str, kv_dtype: str
+) -> None:
+    engine = load_engine(folder, engine="native", dtype=dtype, kv_dtype=kv_dtype, threads=2)
     text, other = text_of(200), text_of(200, seed=1)
     session = engine.start(slots=2, capacity=C)
     session.prefill([0], [text[:100]])
@@ -95,6 +103,34 @@ def test_what_is_reused_goes_on_with_the_same_bits(folder: Path, dtype: str) -> 
     assert session.use == 0
     assert session.reuse(0, text) == 192  # of one that has gone
     assert np.array_equal(session.read([0], [text[192:]], [8])[0], engine.logits(text)[192:])
+
+
+def test_keys_and_values_are_kept_as_asked(folder: Path, engine: Engine) -> None:
+    text, expected = text_of(300), engine.logits(text_of(300))
+    differences, kept_bytes = [], []
+    for kv_dtype in ("fp32", "bf16", "int8"):
+        other = load_engine(folder, engine="native", dtype="fp32", kv_dtype=kv_dtype, threads=2)
+        differences.append(np.abs(other.logits(text) - expected).mean())
+        session = other.start(slots=1, capacity=C)
+        assert isinstance(session, NativeSession)
+        kept_bytes.append(session._cache.bytes)
+    exact, bf16, int8 = differences
+    assert exact == 0 < bf16 < int8 < 0.03 * expected.std()
+    assert kept_bytes[0] > 1.9 * kept_bytes[1] > 2.5 * kept_bytes[2]
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8", "int4"])
+def test_the_description_names_what_was_chosen(folder: Path, dtype: str) -> None:
+    def described(kv_dtype: str | None) -> str:
+        return load_engine(folder, engine="native", dtype=dtype, kv_dtype=kv_dtype, threads=1).description
+
+    usual = described(None)
+    assert usual.startswith(f"native on cpu in {dtype} (")
+    for kv_dtype in ("fp32", "bf16", "int8"):
+        named = described(kv_dtype).startswith(
+            f"native on cpu in {dtype} with keys and values in {kv_dtype} ("
+        )
+        assert named or (kv_dtype == USUAL[dtype] and described(kv_dtype) == usual)
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 40, 10_000])
