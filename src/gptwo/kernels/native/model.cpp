@@ -53,12 +53,12 @@ public:
           chunk_(chunk),
           fold_(space.fold),
           rows_(int64_t(chunk.places.size())),
-          single_tokens_(chunk.stretches.size() == chunk.places.size() &&
-                         chunk.outputs.size() == chunk.places.size()) {
+          all_wanted_(chunk.outputs.size() == chunk.places.size()),
+          single_tokens_(all_wanted_ && chunk.stretches.size() == chunk.places.size()) {
         const int64_t D = m_.width;
         if (!chunk.logits) space.fold.prepare(int64_t(chunk.outputs.size()), m_.vocabulary, chunk.top.k);
         x_ = grown(space.x, rows_ * D);
-        x_last_ = grown(space.x_last, int64_t(chunk.outputs.size()) * D);
+        x_last_ = all_wanted_ ? x_ : grown(space.x_last, int64_t(chunk.outputs.size()) * D);
         normed_ = grown(space.normed, rows_ * stride(D));
         qkv_ = grown(space.qkv, rows_ * 3 * D);
         mixed_ = grown(space.mixed, rows_ * stride(D));
@@ -79,17 +79,17 @@ public:
         });
         for (int64_t layer = 0; layer < m_.layers; ++layer) {
             const Block& block = m_.blocks[layer];
-            const bool last = layer + 1 == m_.layers;
+            const bool narrows = !all_wanted_ && layer + 1 == m_.layers;
             norm(x_, rows_, block.attention_norm_weight, block.attention_norm_bias, block.qkv);
             linear(block.qkv, rows_, normed_, NORMED, {qkv_, 3 * D, nullptr, 0, false, {}});
             // The keys of a sequence's only new token are stored by the task that reads them first.
             if (!single_tokens_) store_keys(layer);
-            const int64_t rows = last ? int64_t(chunk_.outputs.size()) : rows_;
+            const int64_t rows = narrows ? int64_t(chunk_.outputs.size()) : rows_;
             if (rows == 0) return;
-            float* x = last ? x_last_ : x_;
+            float* x = narrows ? x_last_ : x_;
             // A head of whole groups is rounded where it is computed.
             const bool rounds = block.output.integer() && head_width() % GROUP == 0;
-            last ? attend_outputs(layer, rounds) : attend(layer, rounds);
+            narrows ? attend_outputs(layer, rounds) : attend(layer, rounds);
             if (block.output.integer() && !rounds) quantize(mixed_, rows, D, MIXED);
             linear(block.output, rows, mixed_, MIXED, {x, D, x, D, false, {}});
             norm(x, rows, block.mlp_norm_weight, block.mlp_norm_bias, block.up);
@@ -190,7 +190,7 @@ private:
         });
     }
 
-    // Of the last layer, only for the rows whose logits are wanted; from here on they stand alone.
+    // Of the last layer, only for the rows whose logits are wanted where not all are; from here on they stand alone.
     void attend_outputs(int64_t layer, bool rounds) const {
         const int64_t D = m_.width, K = head_width();
         pool_.each(int64_t(chunk_.outputs.size()) * m_.heads, [&](int64_t begin, int64_t end) {
@@ -210,6 +210,7 @@ private:
     const Chunk& chunk_;
     FoldSpace& fold_;
     const int64_t rows_;
+    const bool all_wanted_;     // the logits of every row
     const bool single_tokens_;  // each row is the only new one of its sequence, and its logits are wanted
     float *x_, *x_last_, *normed_, *qkv_, *mixed_, *hidden_;
     Quantized quantized_[3];
