@@ -16,8 +16,17 @@ from setuptools.command.build_ext import build_ext
 
 NATIVE = Path("src/gptwo/kernels/native")
 ARM = platform.machine().lower() in ("aarch64", "arm64")
-# Every file of kernels is compiled for one instruction set; which of them runs is chosen at run time.
+# Every file of kernels is compiled for one instruction set; which of them runs is chosen at run time. Of a function
+# that several files define, a linker keeps the first copy: so what runs on every machine comes first.
 FLAGS = {
+    "api.cpp": [],
+    "model.cpp": [],
+    "head.cpp": [],
+    "choose.cpp": [],
+    "pool.cpp": [],
+    "kernels_portable.cpp": [],
+    "kernels_neon.cpp": [],
+    "kernels_avx2.cpp": ["-mavx2", "-mfma"],
     # gcc 12 calls what its own header leaves undefined on purpose uninitialized.
     "kernels_avx512.cpp": [
         "-mavx512f",
@@ -28,14 +37,6 @@ FLAGS = {
         "-Wno-uninitialized",
         "-Wno-maybe-uninitialized",
     ],
-    "kernels_avx2.cpp": ["-mavx2", "-mfma"],
-    "kernels_neon.cpp": [],
-    "kernels_portable.cpp": [],
-    "choose.cpp": [],
-    "head.cpp": [],
-    "pool.cpp": [],
-    "model.cpp": [],
-    "api.cpp": [],
 }
 # No product is fused with a sum but where the source says so: that would depend on what stands around it.
 COMMON = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-pthread", "-Wall", "-Wextra"]

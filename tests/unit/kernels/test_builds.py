@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,14 @@ import setuptools
 
 ROOT = Path(__file__).parents[3]
 NATIVE = ROOT / "src" / "gptwo" / "kernels" / "native"
+# The kernels, the forward pass over pages, and what is asked of every engine.
+NATIVE_TESTS = [
+    "tests/unit/kernels/test_library.py",
+    "tests/unit/kernels/test_top.py",
+    "tests/unit/kernels/test_choose.py",
+    "tests/unit/infer/test_native_engine.py",
+    "tests/contract/test_engines.py",
+]
 # Before it, a license that is a name was no license.
 SETUPTOOLS = 77
 
@@ -78,30 +87,59 @@ def test_neon_computes_what_the_portable_kernels_do(tmp_path: Path) -> None:
 
 @pytest.mark.long
 @needs_setuptools
-@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: the sanitizers are preloaded")
-def test_the_kernels_tests_pass_under_sanitizers(tmp_path: Path) -> None:
-    built = build(
-        tmp_path / "lib", GPTWO_CXXFLAGS="-O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer"
-    )
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or shutil.which("objdump") is None,
+    reason="needs an x86 processor, where files are compiled for several, and objdump (binutils)",
+)
+def test_what_several_files_define_runs_on_every_machine(tmp_path: Path) -> None:
+    # Nothing is inlined, so that each function that the files share has a copy in each of them.
+    built = build(tmp_path / "lib", GPTWO_CXXFLAGS="-O0")
     assert built.returncode == 0, built.stderr
+    (library,) = (tmp_path / "lib").rglob("_native*")
+    listing = subprocess.run(
+        ["objdump", "--disassemble", "--demangle", "--no-show-raw-insn", library],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    functions = [function.partition(">:\n") for function in listing.split("\n\n")]
+    shared = {name: code for name, _, code in functions if code and "gptwo::avx" not in name}
+    assert any("gptwo::Matrix::panel(" in name for name in shared)
+    beyond = re.compile(r"\tv[a-z]|%[yz]mm")
+    assert not [name for name, code in shared.items() if beyond.search(code)]
+
+
+def sanitized(tmp_path: Path, *kinds: str) -> Path:
+    """The native library under these sanitizers of the compiler's."""
+    flags = f"-O1 -g -fsanitize={','.join(kinds)} -fno-omit-frame-pointer"
+    built = build(tmp_path / "lib", GPTWO_CXXFLAGS=flags)
+    assert built.returncode == 0, built.stderr
+    (library,) = (tmp_path / "lib").rglob("_native*")
+    return library
+
+
+def outcome(command: list[str | Path], **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        list(map(str, command)),
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.long
+@needs_setuptools
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: the sanitizers are preloaded")
+def test_the_native_engine_passes_its_tests_under_sanitizers(tmp_path: Path) -> None:
+    library = sanitized(tmp_path, "address", "undefined")
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("*.so"))
-    name = "_native" + str(sysconfig.get_config_var("EXT_SUFFIX"))
-    shutil.copy(tmp_path / "lib/gptwo/kernels" / name, tmp_path / "src/gptwo/kernels" / name)
-    libraries = [
-        subprocess.run(
-            ["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        for name in ("libasan.so", "libubsan.so")
+    shutil.copy(library, tmp_path / "src/gptwo/kernels")
+    preloaded = [
+        outcome(["g++", f"-print-file-name={name}"]).stdout.strip() for name in ("libasan.so", "libubsan.so")
     ]
-    environment = {
-        "PYTHONPATH": str(tmp_path / "src"),
-        "LD_PRELOAD": ":".join(libraries),
-        # Python keeps memory until it ends; of what it allocates, each piece is to be seen.
-        "ASAN_OPTIONS": "detect_leaks=0",
-        "UBSAN_OPTIONS": "halt_on_error=1",
-        "PYTHONMALLOC": "malloc",
-    }
-    ran = subprocess.run(
+    ran = outcome(
         [
             sys.executable,
             "-m",
@@ -110,14 +148,40 @@ def test_the_kernels_tests_pass_under_sanitizers(tmp_path: Path) -> None:
             "-s",
             "-p",
             "no:faulthandler",
-            "tests/unit/kernels/test_library.py",
-            "tests/unit/kernels/test_top.py",
-            "tests/unit/kernels/test_choose.py",
+            "-k",
+            "not torch",
+            *NATIVE_TESTS,
         ],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
+        PYTHONPATH=str(tmp_path / "src"),
+        LD_PRELOAD=":".join(preloaded),
+        # Python keeps memory until it ends; of what it allocates, each piece is to be seen.
+        ASAN_OPTIONS="detect_leaks=0",
+        UBSAN_OPTIONS="halt_on_error=1",
+        PYTHONMALLOC="malloc",
     )
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
+
+
+@pytest.mark.long
+@needs_setuptools
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="needs Linux: a thread sanitizer and a path within a program"
+)
+def test_threads_and_engines_side_by_side_have_no_races(tmp_path: Path) -> None:
+    library = sanitized(tmp_path, "thread")
+    program = tmp_path / "threads"
+    flags = ["-std=c++17", "-O1", "-g", "-fsanitize=thread", "-pthread", f"-I{NATIVE}"]
+    built = outcome(
+        [
+            "g++",
+            *flags,
+            ROOT / "tests/native/threads.cpp",
+            library,
+            f"-Wl,-rpath,{library.parent}",
+            "-o",
+            program,
+        ]
+    )
+    assert built.returncode == 0, built.stderr
+    ran = outcome([program])
+    assert (ran.returncode, ran.stdout) == (0, "all alike\n"), ran.stderr[-3000:]
