@@ -10,6 +10,7 @@ from gptwo.evaluation.loss import evaluate_loss
 from gptwo.evaluation.result import EvaluationResult, Progress
 from gptwo.evaluation.tasks import TASKS, evaluate_task
 from gptwo.infer.api import LanguageModel
+from gptwo.infer.task import require_count
 
 
 def evaluate(
@@ -37,8 +38,8 @@ def evaluate(
     """
     data, progress = Path(data), progress or (lambda done, total: None)
     for name, value in (("limit", limit), ("batch", batch)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name}={value} is not possible; expected at least 1, or nothing")
+        if value is not None:
+            require_count(name, value)
     if task == "loss":
         return evaluate_loss(
             model, data, split=split, stride=stride, limit=limit, batch=batch, progress=progress

@@ -11,6 +11,7 @@ from gptwo.data.windows import windows
 from gptwo.evaluation.loss import Text
 from gptwo.evaluation.result import Progress, perplexity
 from gptwo.infer.api import LanguageModel
+from gptwo.infer.task import require_count
 
 # Rows of logits that become probabilities at a time: 64 of V=50257 are 26 MB in float64.
 _ROWS_AT_ONCE = 64
@@ -50,8 +51,8 @@ def compare(
         raise ConfigError(
             "the two models have different shapes; expected one model before and after rounding"
         )
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit={limit} is not possible; expected at least 1, or nothing")
+    if limit is not None:
+        require_count("limit", limit)
     tokens = text.tokens if limit is None else min(text.tokens, limit + 1)
     sums, predicted = np.zeros(4), 0
     for window in windows(tokens, before.config.context):

@@ -16,6 +16,7 @@ import numpy as np
 from gptwo.base.errors import ConfigError, MissingExtraError, TokenizerError
 from gptwo.evaluation.scoring import Continuation, Row, encode_continuation, score, score_continuations
 from gptwo.infer.api import load
+from gptwo.infer.prompt import require_tokens
 from gptwo.infer.settings import SamplingSettings
 
 try:
@@ -63,6 +64,7 @@ class HarnessModel(LM):  # type: ignore[misc] # lm_eval has no types
             raise TokenizerError(
                 f"the tokenizer of {pretrained} has no <|endoftext|>, and the harness begins every text with it"
             )
+        require_tokens([first], self._model.config.vocab_size)
         self._first = first
 
     @property
@@ -137,4 +139,6 @@ class HarnessModel(LM):  # type: ignore[misc] # lm_eval has no types
 
     def _encode(self, text: str) -> list[int]:
         # Here <|endoftext|> in a text is the one token: so do the harness's own backends.
-        return self._model.tokenizer.encode(text, allow_special=True)
+        ids = self._model.tokenizer.encode(text, allow_special=True)
+        require_tokens(ids, self._model.config.vocab_size)
+        return ids

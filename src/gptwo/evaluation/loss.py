@@ -19,6 +19,7 @@ from gptwo.data.windows import bytes_of_predicted, windows
 from gptwo.evaluation.result import EvaluationResult, Progress, perplexity
 from gptwo.evaluation.scoring import Row, score
 from gptwo.infer.api import LanguageModel
+from gptwo.infer.prompt import require_tokens
 from gptwo.tokenizer import Tokenizer
 
 _PIECES_AT_ONCE = 64
@@ -78,7 +79,10 @@ def evaluate_loss(
 
 
 def open_text(model: LanguageModel, data: Path, split: Split | None = None) -> Text:
-    """A prepared folder's split ("val" when None) or a text file, as ids of ``model``: two at least."""
+    """A prepared folder's split ("val" when None) or a text file, as ids of ``model``: two at least.
+
+    Raises ``DataError``, and ``TokenizerError`` for a tokenizer in the model's folder that has ids beyond the model's.
+    """
     text = _prepared(model, data, split or "val") if data.is_dir() else _file(model, data, split)
     if text.tokens < 2:
         raise DataError(
@@ -122,5 +126,5 @@ def _file(model: LanguageModel, file: Path, split: Split | None) -> Text:
         parts.append(end)
     if documents == 1:
         parts.pop()
-    ids = np.concatenate(parts) if parts else end[:0]
+    ids = require_tokens(np.concatenate(parts) if parts else end[:0], model.config.vocab_size)
     return Text(lambda start, count: ids[start : start + count], len(ids), text_bytes)

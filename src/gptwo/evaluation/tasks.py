@@ -17,7 +17,7 @@ from gptwo.data.tables import jsonl_records
 from gptwo.evaluation.result import EvaluationResult, Progress, perplexity
 from gptwo.evaluation.scoring import Answer, Continuation, encode_continuation, score_continuations
 from gptwo.infer.api import LanguageModel
-from gptwo.infer.prompt import require_room
+from gptwo.infer.prompt import require_room, require_tokens
 
 
 class Example(NamedTuple):
@@ -185,6 +185,7 @@ def evaluate_task(
                 encoded = encode_continuation(
                     tokenizer.encode, example.context, f" {choice}", first=tokenizer.eot_id
                 )
+                require_tokens([*encoded.context, *encoded.ids], model.config.vocab_size)
                 require_room(len(encoded.ids), model.config.context, repr(choice[:40]))
             except GptwoError as error:
                 raise type(error)(f"{where}: {error}") from None

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 
 import gptwo
 from command import TINY, done
-from gptwo.base.errors import ConfigError, MissingExtraError
+from gptwo.base.errors import ConfigError, MissingExtraError, TokenizerError
+from gptwo.config import GPT2Config
 from gptwo.evaluation.__main__ import main
-from gptwo.tokenizer import EOT, Tokenizer, train_bpe
+from gptwo.tokenizer import EOT, Tokenizer, build_byte, train_bpe
+from random_checkpoint import write_random_checkpoint
 from tolerance import Tolerance
 
 lm_eval = pytest.importorskip("lm_eval", reason="pip install 'gptwo[eval]'")
@@ -287,6 +290,21 @@ def test_the_harness_knows_it_by_name() -> None:
 def test_what_cannot_be_generated_is_refused(pair: Pair, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         pair.ours.generate_until(requests("generate_until", ("The sea", settings)))
+
+
+def test_ids_that_the_model_does_not_have_are_refused(tmp_path: Path) -> None:
+    # <|endoftext|>, with which every text begins, and a token after it.
+    for vocab_size, text in ((200, "a"), (257, "a<x>")):
+        config = GPT2Config(n_layer=1, n_head=1, n_embd=4, context=8, vocab_size=vocab_size)
+        folder = write_random_checkpoint(tmp_path / str(vocab_size), config)
+        build_byte().save(folder)
+        tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.add_tokens(["<x>"])
+        tokenizer.save(str(folder / "tokenizer.json"))
+        with pytest.raises(
+            TokenizerError, match=r"token 25[67] at position . is not in the model's vocabulary"
+        ):
+            HarnessModel(str(folder), device="cpu").loglikelihood(requests("loglikelihood", ("b", text)))
 
 
 @pytest.mark.parametrize("pair", ["by gptwo, float32"], indirect=True)

@@ -11,9 +11,12 @@ import pytest
 
 import gptwo
 from command import TEXT, TINY, command, done, prepared
-from gptwo.base.errors import ConfigError, DataError
+from gptwo.base.errors import ConfigError, DataError, TokenizerError
+from gptwo.config import GPT2Config
 from gptwo.data import TokenData
+from gptwo.tokenizer import build_byte
 from gptwo.train.metrics import read_metrics
+from random_checkpoint import write_random_checkpoint
 from tolerance import Tolerance
 
 ORDER = Tolerance(rtol=1e-6, why="fp32 losses near 5, summed in another order")
@@ -134,8 +137,8 @@ def test_progress_reaches_the_end(run: Path, model: gptwo.LanguageModel) -> None
     [
         ({"stride": 0}, "stride=0 is not possible; expected 1 to the model's context of 16"),
         ({"stride": 17}, "stride=17 is not possible; expected 1 to the model's context of 16"),
-        ({"limit": 0}, "limit=0 is not possible; expected at least 1, or nothing"),
-        ({"batch": -1}, "batch=-1 is not possible; expected at least 1, or nothing"),
+        ({"limit": 0}, "limit=0 is not possible; expected a whole number of at least 1"),
+        ({"batch": -1}, "batch=-1 is not possible; expected a whole number of at least 1"),
         (
             {"task": "mmlu"},
             "there is no task 'mmlu'; expected loss or one of lambada, hellaswag, multiple-choice",
@@ -172,6 +175,16 @@ def test_text_that_cannot_be_evaluated(
     (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(DataError, match=message):
         gptwo.evaluate(model, tmp_path / "a.txt")
+
+
+def test_ids_that_the_model_does_not_have_are_refused(tmp_path: Path) -> None:
+    config = GPT2Config(n_layer=1, n_head=1, n_embd=4, context=8, vocab_size=200)
+    build_byte().save(write_random_checkpoint(tmp_path / "small", config))
+    (tmp_path / "a.txt").write_text("ab中", encoding="utf-8")
+    for engine in ("native", "torch"):
+        model = gptwo.load(tmp_path / "small", device="cpu", dtype="fp32", engine=engine)
+        with pytest.raises(TokenizerError, match="token 228 at position 2 is not in the model's vocabulary"):
+            gptwo.evaluate(model, tmp_path / "a.txt")
 
 
 def test_a_file_has_no_split(model: gptwo.LanguageModel, tmp_path: Path) -> None:

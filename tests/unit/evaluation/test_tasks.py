@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,14 @@ def test_a_file_that_is_no_task_is_one_line(folder: Path, tmp_path: Path, conten
     line = command("eval", folder, "--data", tmp_path / "a.jsonl", "--task", "lambada").error_line()
     assert line.startswith("DataError: ")
     assert message in line
+
+
+def test_ids_that_the_model_does_not_have_are_refused_by_their_line(tmp_path: Path) -> None:
+    small = write_random_checkpoint(tmp_path / "small", replace(CONFIG, vocab_size=200))
+    build_byte().save(small)
+    file = lines(tmp_path / "a.jsonl", {"text": "a b"}, {"text": "a 中"})
+    with pytest.raises(TokenizerError, match=rf"^{file}:2: token 228 at position 2 is not in the model's"):
+        gptwo.evaluate(gptwo.load(small, device="cpu"), file, task="lambada")
 
 
 def test_a_task_file_that_is_not_there(model: gptwo.LanguageModel, tmp_path: Path) -> None:
