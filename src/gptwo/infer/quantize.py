@@ -23,10 +23,10 @@ from gptwo.checkpoint.layout import (
 )
 from gptwo.checkpoint.names import parameter_table
 from gptwo.checkpoint.released_config import is_adapter
-from gptwo.checkpoint.resolve import resolve_model
-from gptwo.checkpoint.stored import stored_arrays, stored_tensors, weight_files
+from gptwo.checkpoint.resolve import hub_id, resolve_model
+from gptwo.checkpoint.stored import mapped_bytes, stored_arrays, stored_tensors, weight_files
 from gptwo.infer.packed import EMBEDDING, PackedModel, matrices_of, our_values, pack_folder
-from gptwo.infer.packed_file import VERSION, fastest_hash, packed_chunks
+from gptwo.infer.packed_file import VERSION, ContentHash, fastest_hash, packed_chunks
 from gptwo.kernels.layout import PackedDtype, unpack
 from gptwo.kernels.rounding import GROUP
 
@@ -75,7 +75,8 @@ def quantize(model: str | Path, *, to: PackedDtype, out: Path, force: bool = Fal
         files.write(CONFIG_NAME, json_chunks(config))
         for name, content in small.items():
             files.write(name, [content])
-        chunks = packed_chunks(packed, source=str(model), content_hash=fastest_hash())
+        content_hash = fastest_hash()
+        chunks = packed_chunks(packed, source=_source(model, folder, content_hash), content_hash=content_hash)
         files.write(PACKED_NAMES[to], chunks)
     return Quantized(
         source=folder,
@@ -103,6 +104,13 @@ def relative_errors(folder: Path, packed: PackedModel) -> dict[str, float]:
 
 def _sum_of_squares(values: np.ndarray) -> float:
     return sum(float(np.square(rows, dtype=np.float64).sum()) for rows in np.array_split(values, 64))
+
+
+def _source(model: str | Path, folder: Path, content_hash: ContentHash) -> str:
+    """The model's name and the hashes of its weight files. A folder's path is its owner's business, and not told."""
+    name = hub_id(model) if not Path(model).expanduser().exists() else None
+    hashes = [content_hash.of(mapped_bytes(path)) for path in weight_files(folder)]
+    return " ".join([name or Path(model).expanduser().resolve().name, *hashes])
 
 
 def _record(packed: PackedModel) -> Mapping[str, object]:

@@ -14,6 +14,8 @@ from command import command, done
 from gptwo.base.errors import CheckpointError, ConfigError
 from gptwo.checkpoint.manifest import verify
 from gptwo.checkpoint.resolve import resolve_model
+from gptwo.checkpoint.stored import mapped_bytes
+from gptwo.checkpoint.tensor_header import read_header
 from gptwo.checkpoint.weights import load_weights
 from gptwo.infer.packed import pack_folder
 from gptwo.infer.packed_cache import open_packed
@@ -63,6 +65,15 @@ def test_it_opens_as_what_was_packed(folder: Path, tmp_path: Path, dtype: Packed
     assert not (out / ".gptwo").exists()
     with pytest.raises(ConfigError, match=rf"was quantized to {dtype}; got dtype 'fp32'"):
         open_packed(out, "fp32", fastest_hash())
+
+
+def test_it_keeps_the_name_and_hash_of_the_model_and_not_where_it_lay(folder: Path, tmp_path: Path) -> None:
+    out = quantize(folder, to="int8", out=tmp_path / "small").folder
+    weights = folder / "model.safetensors"
+    expected = f"model {fastest_hash().of(mapped_bytes(weights))}"
+    path = out / "model.int8.packed.safetensors"
+    assert read_header(path).metadata["source"] == expected
+    assert str(tmp_path).encode() not in path.read_bytes()
 
 
 @each_dtype
