@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -63,8 +62,8 @@ class SamplingPolicy:
             for token, bias in self.logit_bias.items():
                 _require("logit_bias: id", token, _BIASED)
                 _require(f"logit_bias[{token}]", bias, _BIAS)
-            # A copy that nobody can change: the policy is frozen.
-            object.__setattr__(self, "logit_bias", MappingProxyType(dict(self.logit_bias)))
+            # A copy: whoever gave it may change theirs.
+            object.__setattr__(self, "logit_bias", dict(self.logit_bias))
 
 
 def _require(name: str, given: Any, possible: tuple[Any, float, float, str]) -> None:
