@@ -31,7 +31,7 @@ from gptwo.kernels.library import Kernels, matrix_struct, open_kernels
 if TYPE_CHECKING:
     from jaxtyping import Float32, Int, Int32
 
-# Keys and values beside weights of each dtype, unless asked for otherwise: docs/decisions/0018-keys-and-values.md.
+# Keys and values beside weights of each dtype, unless asked for otherwise: docs/decisions/0019-keys-and-values.md.
 _KV_DTYPES = {"fp32": "fp32", "bf16": "bf16", "int8": "bf16", "int4": "bf16"}
 # Logits that scoring holds at a time, in values: 256 rows of V=50257 are 51 MB.
 _LOGITS_AT_ONCE = 256 * 50257
