@@ -90,9 +90,9 @@ def test_copied_and_cut_slots_of_several_blocks_go_on_for_themselves(
     assert np.array_equal(session.read([0], [text[100:]], [100])[0], engine.logits(text)[100:])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_what_is_reused_goes_on_with_the_same_bits(folder: Path, dtype: str) -> None:
-    engine = load_engine(folder, engine="native", dtype=dtype, threads=2)
+@each_dtype
+def test_what_is_reused_goes_on_with_the_same_bits(folder: Path, dtype: str, kv_dtype: str) -> None:
+    engine = load_engine(folder, engine="native", dtype=dtype, kv_dtype=kv_dtype, threads=2)
     text, other = text_of(200), np.concatenate([text_of(100), text_of(80, seed=1)])
     session = engine.start(slots=2, capacity=C, pool=C)
     session.prefill([0], [text])
