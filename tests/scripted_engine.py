@@ -8,6 +8,8 @@ import numpy as np
 
 from gptwo.base.errors import ContextLengthError
 from gptwo.config import GPT2Config
+from gptwo.infer.sampler import NumpySampler
+from gptwo.kernels.top import Top
 
 # The chosen token's logit above all others: e⁻⁶⁰ of the probability is left for them.
 CERTAIN = 60.0
@@ -46,6 +48,7 @@ class ScriptedSession:
         self._capacity = capacity
         self.pool = slots * capacity if pool is None else pool
         self._held: list[list[int]] = [[] for _ in range(slots)]
+        self.sampler = NumpySampler()
 
     @property
     def lengths(self) -> np.ndarray:
@@ -72,6 +75,11 @@ class ScriptedSession:
             ).reshape(n, self._engine.config.vocab_size)
             for held, n in zip((self._held[slot] for slot in slots), last, strict=True)
         ]
+
+    def read_top(
+        self, slots: Sequence[int], texts: Sequence[np.ndarray], last: Sequence[int], k: int
+    ) -> list[Top]:
+        return [self.sampler.top(logits, k) for logits in self.read(slots, texts, last)]
 
     def fits(self, slots: Sequence[int], counts: Sequence[int]) -> bool:
         return sum(self.lengths) + sum(counts) <= self.pool

@@ -178,6 +178,23 @@ def test_logits_after_every_token_of_a_text(engine: Engine, same: Same) -> None:
     assert session.lengths.tolist() == [7, 7]
 
 
+def test_the_largest_logits_are_those_of_all(engine: Engine, kind: tuple[str, str]) -> None:
+    for k in (1, 5, 2 * V):
+        whole, largest = started(engine, 3), started(engine, 3)
+        for lengths, last in (([7, 1, 5], [2, 1, 0]), ([1, 1, 1], [1, 1, 1]), ([3, 2, 1], [3, 0, 1])):
+            texts = some_texts(*lengths)
+            logits = whole.read([2, 0, 1], texts, last)
+            tops = largest.read_top([2, 0, 1], texts, last, k)
+            for rows, top in zip(logits, tops, strict=True):
+                order = np.argsort(-rows, axis=1, kind="stable")[:, :k]
+                bitwise(top.ids_nk, order, "ids")
+                bitwise(top.logits_nk, np.take_along_axis(rows, order, axis=1), "logits")
+                bitwise(top.log_sum_exp_n, whole.sampler.top(rows, 1).log_sum_exp_n, "log sum exp")
+                exact = np.log(np.exp(rows.astype(np.float64)).sum(axis=1))
+                TOLERANCES.get(kind[1], TOLERANCES["fp32"]).assert_close(top.log_sum_exp_n, exact)
+        assert largest.lengths.tolist() == whole.lengths.tolist()
+
+
 @pytest.mark.parametrize("chunks", [[1, 16], [16, 1], [5, 5, 7], [1] * 17, [2, 15]])
 def test_chunked_prefill_equals_whole_prefill(engine: Engine, same: Same, chunks: list[int]) -> None:
     tokens = some_tokens(17)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from gptwo.base.errors import GptwoError
 from gptwo.infer.engine import Session
+from gptwo.infer.following import Following, read_following
 from gptwo.infer.row import Row
 from gptwo.infer.schedule import Scheduler, Seat
 from gptwo.infer.task import Token
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 
 class Written(NamedTuple):
@@ -54,23 +50,25 @@ class Batch:
             slots.append(seat.slot)
             texts.append(seat.row.unread[seat.read : seat.read + count])
             last.append(seat.row.wanted(seat.read, count))
-        if all(len(text) == wanted == 1 for text, wanted in zip(texts, last, strict=True)):
-            logits = list(self._session.decode(slots, np.concatenate(texts))[:, None])
-        else:
-            logits = self._session.read(slots, texts, last)
-        ready: list[tuple[Seat, Float[np.ndarray, "T V"]]] = []
-        for (seat, count), logits_TV in zip(reads, logits, strict=True):
+        takers = [[one.row for one in [seat, *self._followers(seat)]] for seat, _ in reads]
+        read = read_following(self._session, slots, texts, last, takers)
+        ready: list[tuple[Seat, Following]] = []
+        for (seat, count), following in zip(reads, read, strict=True):
             if seat.row.scores_prompt:
-                seat.row.score_prompt(seat.read, logits_TV)
+                seat.row.score_prompt(seat.read, following)
             seat.read += count
             if seat.read == len(seat.row.unread):
-                following = logits_TV[len(logits_TV) - 1 - len(seat.row.guess) :]
-                ready += [(one, following) for one in [seat, *self._followers(seat)]]
-        return [self._take(seat, logits_TV) for seat, logits_TV in ready]
+                unseen = following.last(1 + len(seat.row.guess))
+                ready += [(one, unseen) for one in [seat, *self._copies(seat)]]
+        return [self._take(seat, following) for seat, following in ready]
 
     def _followers(self, leader: Seat) -> list[Seat]:
-        """Those who waited for the prompt that has just been read, as copies of the seat that read it."""
-        followers = [seat for seat in self.scheduler.running if seat.leader is leader]
+        """Those who wait for the prompt that this seat reads."""
+        return [] if leader.writing else [seat for seat in self.scheduler.running if seat.leader is leader]
+
+    def _copies(self, leader: Seat) -> list[Seat]:
+        """The followers, as copies of the seat that has read their prompt."""
+        followers = self._followers(leader)
         for seat in followers:
             assert leader.slot is not None
             assert seat.slot is not None
@@ -78,13 +76,13 @@ class Batch:
             seat.leader = None
         return followers
 
-    def _take(self, seat: Seat, logits_TV: Float[np.ndarray, "T V"]) -> Written:
+    def _take(self, seat: Seat, following: Following) -> Written:
         row, slot = seat.row, seat.slot
         assert slot is not None
         before = row.written
         pieces: list[str] = []
         try:
-            pieces.extend(row.take(logits_TV))
+            pieces.extend(row.take(following, self._session.sampler))
         except GptwoError as error:
             self.scheduler.free(seat)
             return Written(row, row.new[before:], pieces, error)

@@ -9,11 +9,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptwo.config import GPT2Config
+from gptwo.infer.policy import SamplingPolicy
+from gptwo.kernels.top import Top
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 Tokens = NDArray[np.int64]
+
+
+class Sampler(Protocol):
+    """What is made of rows of logits that are in host memory. Each result depends on its own row alone."""
+
+    def top(self, logits: Float[np.ndarray, "n V"], k: int) -> Top:
+        """The k largest logits of each row and log Σ exp z: what ``Session.read_top`` gives, bit by bit."""
+
+    def choose(
+        self,
+        logits: Float[np.ndarray, " V"],
+        tokens: Tokens,
+        policy: SamplingPolicy,
+        *,
+        prompt_tokens: int,
+        seed: int,
+        step: int,
+    ) -> int:
+        """``sampling.choose``; another token at most where its u is within 1e-9 of the border between two."""
 
 
 class Session(Protocol):
@@ -43,6 +64,15 @@ class Session(Protocol):
         0 <= last[i] <= len(texts[i]); a long text may come in several calls. Raises ``ContextLengthError`` past the
         capacity of a slot, and of the pool: ``fits`` says before whether there is room.
         """
+
+    def read_top(
+        self, slots: Sequence[int], texts: Sequence[Tokens], last: Sequence[int], k: int
+    ) -> list[Top]:
+        """``read`` with no more of each row of logits than its k largest (all V of a shorter one) and log Σ exp z."""
+
+    @property
+    def sampler(self) -> Sampler:
+        """What samples from the logits of ``read``."""
 
     def prefill(self, slots: Sequence[int], texts: Sequence[Tokens]) -> Float[np.ndarray, "n V"]:
         """``read`` with the logits that follow the last token of each text."""

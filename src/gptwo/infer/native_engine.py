@@ -19,17 +19,20 @@ from gptwo.checkpoint.released_config import read_config
 from gptwo.config import GPT2Config
 from gptwo.infer.engine import Scores, Tokens
 from gptwo.infer.engines import MOST_HEAD_WIDTH, short_dtype
+from gptwo.infer.native_session import NativeSession
 from gptwo.infer.packed import PackedModel
 from gptwo.infer.packed_cache import open_packed
 from gptwo.infer.packed_file import native_hash
 from gptwo.infer.paging import Pages
-from gptwo.infer.prompt import require_capacity, require_tokens
+from gptwo.infer.prompt import require_capacity
+from gptwo.infer.sampler import NativeSampler
 from gptwo.kernels.cache import BLOCK, CacheMemory
 from gptwo.kernels.interface import BlockStruct, MatrixStruct, ModelStruct
 from gptwo.kernels.library import Kernels, matrix_struct, open_kernels
+from gptwo.kernels.top import Top
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32, Int, Int32
+    from jaxtyping import Float32, Int32
 
 # Keys and values beside weights of each dtype, unless asked for otherwise: docs/decisions/0019-keys-and-values.md.
 _KV_DTYPES = {"fp32": "fp32", "bf16": "bf16", "int8": "bf16", "int4": "bf16"}
@@ -48,6 +51,7 @@ class NativeEngine:
         self._packed = packed
         self._kv_dtype = kv_dtype or _KV_DTYPES[packed.dtype]
         self._kernels = kernels
+        self.sampler = NativeSampler(kernels)
         self._blocks = (BlockStruct * config.n_layer)(
             *(self._block(f"blocks.{i}") for i in range(config.n_layer))
         )
@@ -126,6 +130,18 @@ class NativeEngine:
         """``Kernels.forward`` of this model."""
         return self._kernels.forward(self._model, cache, list(segments), list(texts), outputs)
 
+    def forward_top(
+        self,
+        cache: CacheMemory,
+        segments: Sequence[tuple[int, Int32[np.ndarray, " blocks"]]],
+        texts: Sequence[Tokens],
+        outputs: Int32[np.ndarray, " n"],
+        *,
+        k: int,
+    ) -> Top:
+        """``Kernels.forward_top`` of this model."""
+        return self._kernels.forward_top(self._model, cache, list(segments), list(texts), outputs, k=k)
+
     def logits(self, tokens: Tokens) -> Float32[np.ndarray, "T V"]:
         self._check_length(len(tokens))
         return self.start(slots=1, capacity=len(tokens)).read([0], [tokens], [len(tokens)])[0]
@@ -193,74 +209,3 @@ class NativeEngine:
             linear("mlp.up"),
             linear("mlp.down"),
         )
-
-
-class NativeSession:
-    """``engine.Session`` over pages of keys and values."""
-
-    def __init__(self, engine: NativeEngine, cache: CacheMemory, pages: Pages) -> None:
-        # Kept, because the kernels read the memory of its weights.
-        self._engine = engine
-        self._cache = cache
-        self._pages = pages
-
-    @property
-    def lengths(self) -> Int[np.ndarray, " slots"]:
-        return self._pages.lengths.copy()
-
-    @property
-    def pool(self) -> int:
-        return self._pages.blocks * BLOCK
-
-    @property
-    def use(self) -> float:
-        return self._pages.use
-
-    def prefill(self, slots: Sequence[int], texts: Sequence[Tokens]) -> Float32[np.ndarray, "n V"]:
-        return self._run(slots, texts, [1] * len(texts))
-
-    def decode(self, slots: Sequence[int], tokens: Int[np.ndarray, " n"]) -> Float32[np.ndarray, "n V"]:
-        return self.prefill(slots, list(tokens[:, None]))
-
-    def read(
-        self, slots: Sequence[int], texts: Sequence[Tokens], last: Sequence[int]
-    ) -> list[Float32[np.ndarray, "n V"]]:
-        return np.split(self._run(slots, texts, last), np.cumsum(last)[:-1])
-
-    def fits(self, slots: Sequence[int], counts: Sequence[int]) -> bool:
-        return self._pages.fit(slots, counts)
-
-    def truncate(self, slot: int, length: int) -> None:
-        self._pages.truncate(slot, length)
-
-    def copy(self, source: int, target: int) -> None:
-        self._pages.share(source, target)
-
-    def reuse(self, slot: int, tokens: Tokens) -> int:
-        return self._pages.reuse(slot, tokens)
-
-    def _run(
-        self, slots: Sequence[int], texts: Sequence[Tokens], last: Sequence[int]
-    ) -> Float32[np.ndarray, "n V"]:
-        counts = [len(text) for text in texts]
-        if len(set(slots)) != len(slots) or 0 in counts:
-            raise ValueError(
-                f"slots {list(slots)} with {counts} tokens; expected distinct slots and a token for each"
-            )
-        for text in texts:
-            require_tokens(text, self._engine.config.vocab_size)
-        ends = np.cumsum(counts)
-        outputs = np.concatenate([np.arange(end - n, end) for end, n in zip(ends, last, strict=True)])
-        starts = [int(self._pages.lengths[slot]) for slot in slots]
-        copies = self._pages.extend(slots, counts)
-        try:
-            for source, target in copies:
-                self._cache.copy_block(source, target)
-            segments = [(start, self._pages.table(slot)) for start, slot in zip(starts, slots, strict=True)]
-            logits = self._engine.forward(self._cache, segments, texts, outputs.astype(np.int32))
-        except BaseException:
-            for slot, start in zip(slots, starts, strict=True):
-                self._pages.truncate(slot, start)
-            raise
-        self._pages.advance(slots, texts)
-        return logits

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gptwo.base.errors import CheckpointError
-from gptwo.infer import sampling
-from gptwo.infer.engine import Tokens
+from gptwo.infer.candidates import MOST_CANDIDATES, candidates, choose_from_top, decided
+from gptwo.infer.engine import Sampler, Tokens
+from gptwo.infer.following import Following
 from gptwo.infer.lookup import PromptLookup
 from gptwo.infer.stop import StopMatcher
 from gptwo.infer.task import FinishReason, Generation, Task, Token
+from gptwo.kernels.top import Top
 from gptwo.tokenizer.stream import TextStream
 from gptwo.tokenizer.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 _NO_TOKENIZER = "the model folder has no tokenizer, so there is no text; read the tokens"
 
@@ -54,6 +54,10 @@ class Row:
         self._pieces: list[str] = []
         self._lookup = PromptLookup(self._ids.tolist()) if task.lookup else None
         self._constraint = task.constraint() if task.constraint is not None else None
+        # The largest logits that may decide the next token; None where it takes all.
+        self._enough = candidates(task.policy) if task.constraint is None else None
+        # Rows of a padded embedding have no text.
+        self._drawable_ids = tokenizer.vocab_size if tokenizer is not None else sys.maxsize
 
     @property
     def ids(self) -> Tokens:
@@ -81,20 +85,36 @@ class Row:
             return count
         return 1 + len(self.guess) if read + count == len(self.unread) else 0
 
-    def score_prompt(self, read: int, logits_TV: Float[np.ndarray, "T V"]) -> None:
-        """The logits that follow the prompt's tokens from ``read`` on are these."""
-        for position, logits_V in enumerate(logits_TV, start=read + 1):
-            if position == len(self.prompt) < self.prompt_tokens:
-                self.prompt.append(self._token(logits_V, int(self._ids[position])))
+    @property
+    def largest(self) -> int:
+        """How many of the largest logits are wanted of each place: what may decide the next token, or is reported."""
+        return max(self._enough or 1, self._task.top_logprobs)
 
-    def take(self, logits_TV: Float[np.ndarray, "T V"]) -> Iterator[str]:
-        """Draw the token that follows each row of logits, as long as the guesses hold; for each the text that is final.
+    @property
+    def needs_all(self) -> bool:
+        """Whether all logits are wanted, too."""
+        return self._enough is None or self.scores_prompt or self.largest > MOST_CANDIDATES
+
+    def decided_by(self, top: Top) -> bool:
+        """Whether the largest logits of each place decide the token after it."""
+        return all(self._decided(ids, logits) for ids, logits, _ in zip(*top, strict=True))
+
+    def score_prompt(self, read: int, following: Following) -> None:
+        """This follows the prompt's tokens from ``read`` on."""
+        assert following.logits_TV is not None
+        for place, logits_V in enumerate(following.logits_TV):
+            if read + place + 1 == len(self.prompt) < self.prompt_tokens:
+                token = int(self._ids[read + place + 1])
+                self.prompt.append(self._token(following.top, place, token, float(logits_V[token])))
+
+    def take(self, following: Following, sampler: Sampler) -> Iterator[str]:
+        """Draw the token that follows each place, as long as the guesses hold; for each the text that is final.
 
         After that the text has ended, or its last token is one that was not read yet.
         """
         before = self._count
-        for logits_V, guessed in zip_longest(logits_TV, self.guess):
-            yield self._step(logits_V)
+        for place, guessed in zip_longest(range(len(following.top.ids_nk)), self.guess):
+            yield self._step(following, place, sampler)
             if self.finish_reason is not None or self._ids[self._count - 1] != guessed:
                 break
         if self._lookup is not None:
@@ -143,24 +163,17 @@ class Row:
             notice=self.notice,
         )
 
-    def _step(self, logits: np.ndarray[Any, Any]) -> str:
+    def _step(self, following: Following, place: int, sampler: Sampler) -> str:
         """Draw the next token; return the text that is final now, and set ``finish_reason`` when it ends here."""
         step = self.written
-        if not np.isfinite(logits.max()):
+        if not np.isfinite(following.top.log_sum_exp_n[place]):
             raise CheckpointError(
                 f"the logits of new token {step + 1} are not numbers; expected finite ones; "
                 "use --dtype fp32, and if they are so still, the weights are damaged: take another checkpoint"
             )
-        token = sampling.choose(
-            self._drawable(logits),
-            self.ids,
-            self._task.policy,
-            prompt_tokens=self.prompt_tokens,
-            seed=self.seed,
-            step=step,
-        )
+        token, logit = self._draw(following, place, sampler)
         self._append(token)
-        self.new.append(self._token(logits, token))
+        self.new.append(self._token(following.top, place, token, logit))
         if self._constraint is not None:
             self._constraint.accept(token)
         piece = ""
@@ -178,24 +191,49 @@ class Row:
             return piece + self._finish("stop")
         return piece + self._finish("length") if self.written == self._task.max_new_tokens else piece
 
+    def _draw(self, following: Following, place: int, sampler: Sampler) -> tuple[int, float]:
+        """The next token and its logit. Which way it is drawn follows from the row's own logits and policy alone."""
+        policy, step = self._task.policy, self.written
+        ids, logits = (array[place, : self._enough] for array in following.top[:2])
+        if self._decided(ids, logits):
+            chosen = choose_from_top(
+                ids, logits, policy, drawable=self._drawable_ids, seed=self.seed, step=step
+            )
+            return int(ids[chosen]), float(logits[chosen])
+        assert following.logits_TV is not None
+        logits_V = following.logits_TV[place]
+        token = sampler.choose(
+            self._drawable(logits_V),
+            self.ids,
+            policy,
+            prompt_tokens=self.prompt_tokens,
+            seed=self.seed,
+            step=step,
+        )
+        return token, float(logits_V[token])
+
+    def _decided(self, ids: np.ndarray[Any, Any], logits: np.ndarray[Any, Any]) -> bool:
+        return self._enough is not None and decided(
+            ids[: self._enough], logits[: self._enough], self._task.policy, drawable=self._drawable_ids
+        )
+
     def _drawable(self, logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """The logits, -∞ where a token may not be drawn."""
-        padded = self._tokenizer is not None and self._tokenizer.vocab_size < len(logits)
+        padded = self._drawable_ids < len(logits)
         if not padded and self._constraint is None:
             return logits
         drawable = logits.copy()
-        if padded and self._tokenizer is not None:
-            # Rows of a padded embedding have no text.
-            drawable[self._tokenizer.vocab_size :] = -np.inf
+        if padded:
+            drawable[self._drawable_ids :] = -np.inf
         if self._constraint is not None:
             drawable[~self._constraint.allowed()] = -np.inf
         return drawable
 
-    def _token(self, logits: np.ndarray[Any, Any], token: int) -> Token:
-        """``token`` after these logits, with the most probable ones."""
-        ids = np.concatenate([[token], sampling.largest(logits, self._task.top_logprobs)])
-        of, *of_top = sampling.log_probabilities(logits[None], ids[None])[0].tolist()
-        return Token(token, of, tuple(zip(ids[1:].tolist(), of_top, strict=True)))
+    def _token(self, top: Top, place: int, token: int, logit: float) -> Token:
+        """``token``, of this logit, with the most probable ones of the place."""
+        ids, logits, total = (array[place] for array in top)
+        reported = zip(ids[: self._task.top_logprobs].tolist(), logits.tolist(), strict=False)
+        return Token(token, logit - float(total), tuple((i, z - float(total)) for i, z in reported))
 
     def _append(self, token: int) -> None:
         if self._count == len(self._ids):

@@ -1,4 +1,4 @@
-"""What samples from rows of logits that are all there, with the kernels of the engine that made them. No torch."""
+"""What samples from rows of logits in host memory: NumPy, or the kernels of the engine that made them. No torch."""
 
 from __future__ import annotations
 
@@ -14,21 +14,38 @@ from gptwo.kernels.library import Kernels
 from gptwo.kernels.top import Top
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32
+    from jaxtyping import Float, Float32
+
+
+class NumpySampler:
+    """``engine.Sampler`` in NumPy, as ``sampling`` has it."""
+
+    def top(self, logits: Float[np.ndarray, "n V"], k: int) -> Top:
+        # A row with a NaN is refused by its sum; its largest are anything.
+        ids = [sampling.largest(np.where(np.isnan(z), -np.inf, z), k) for z in logits]
+        ids_nk = np.array(ids, dtype=np.int64).reshape(len(logits), min(k, logits.shape[1]))
+        return Top(ids_nk, np.take_along_axis(logits, ids_nk, axis=1), sampling.log_sum_exp(logits))
+
+    def choose(
+        self,
+        logits: Float[np.ndarray, " V"],
+        tokens: Tokens,
+        policy: SamplingPolicy,
+        *,
+        prompt_tokens: int,
+        seed: int,
+        step: int,
+    ) -> int:
+        return sampling.choose(logits, tokens, policy, prompt_tokens=prompt_tokens, seed=seed, step=step)
 
 
 class NativeSampler:
-    """``sampling`` by the kernels, in memory that they keep: fresh arrays of V numbers cost more than the arithmetic.
-
-    Each result depends on its own row alone. ``choose`` takes another token than ``sampling.choose`` at most where its
-    u lies within 1e-9 of the border between two.
-    """
+    """``engine.Sampler`` by the kernels, in memory that they keep: fresh arrays of V cost more than the arithmetic."""
 
     def __init__(self, kernels: Kernels) -> None:
         self._kernels = kernels
 
     def top(self, logits: Float32[np.ndarray, "n V"], k: int) -> Top:
-        """The k largest logits of each row and log Σ exp z."""
         return self._kernels.top(logits, k)
 
     def choose(
@@ -41,7 +58,6 @@ class NativeSampler:
         seed: int,
         step: int,
     ) -> int:
-        """``sampling.choose``."""
         ids, values = sampling.adjustments(logits, tokens, policy, prompt_tokens)
         choice = ChoiceStruct(
             policy.temperature,

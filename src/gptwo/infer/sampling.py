@@ -256,6 +256,18 @@ def log_probabilities(
     return result
 
 
+def log_sum_exp(logits: Float[np.ndarray, "T V"]) -> Float[np.ndarray, " T"]:
+    """log Σ exp z of every row, natural, computed in float64; NaN where a z is NaN or +∞."""
+    sums = np.empty(len(logits))
+    for start in range(0, len(sums), _ROWS_AT_ONCE):
+        z = logits[start : start + _ROWS_AT_ONCE].astype(np.float64)
+        largest_z = z.max(axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):
+            z -= largest_z
+        sums[start : start + _ROWS_AT_ONCE] = largest_z[:, 0] + np.log(np.exp(z).sum(axis=1))
+    return sums
+
+
 def largest(logits: Float[np.ndarray, " V"], count: int) -> Int[np.ndarray, " count"]:
     """The ids of the ``count`` largest logits, the largest first, of equal ones the lowest id; all where V is less."""
     V = len(logits)

@@ -21,7 +21,9 @@ from gptwo.infer.cuda_decode import SWITCH, DecodeGraphs, cuda_graphs
 from gptwo.infer.engine import Scores, Tokens
 from gptwo.infer.engines import short_dtype
 from gptwo.infer.kv_cache import CacheRows, KVCache
+from gptwo.infer.sampler import NumpySampler
 from gptwo.infer.task import require_count
+from gptwo.kernels.top import Top
 from gptwo.model import products
 from gptwo.model.gpt2 import GPT2
 
@@ -66,6 +68,7 @@ class TorchSession:
         self._cache = cache
         self._device = device
         self._graphs = graphs
+        self.sampler = NumpySampler()
 
     @property
     def lengths(self) -> Int[np.ndarray, " slots"]:
@@ -107,6 +110,11 @@ class TorchSession:
             for i, logits_TV in zip(members, logits_BTV, strict=True):
                 logits[i] = logits_TV[len(logits_TV) - last[i] :]
         return [logits[i] for i in range(len(texts))]
+
+    def read_top(
+        self, slots: Sequence[int], texts: Sequence[Tokens], last: Sequence[int], k: int
+    ) -> list[Top]:
+        return [self.sampler.top(logits_TV, k) for logits_TV in self.read(slots, texts, last)]
 
     def fits(self, slots: Sequence[int], counts: Sequence[int]) -> bool:
         return True  # every slot has memory of its own
