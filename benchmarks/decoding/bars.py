@@ -13,8 +13,8 @@ from gptwo.costs import forward_flops, kv_cache_bytes, parameter_count
 # Bytes of a weight as the native engine keeps it: a group of 32 has its scale in 2 more bytes.
 BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "int8": 34 / 32, "int4": 18 / 32}
 
-# Of a key or value as the native engine keeps it beside such weights.
-KV_VALUE_BYTES = {"fp32": 4, "bf16": 2, "int8": 2, "int4": 2}
+# Of a number of a key or value as the native engine keeps it beside such weights.
+KV_VALUE_BYTES = {"fp32": 4, "bf16": 2, "int8": 1, "int4": 1}
 # A cold start has room for so many: the prompt and a token, in whole blocks.
 COLD_TOKENS = 32
 DTYPES = tuple(BYTES_PER_WEIGHT)
@@ -51,6 +51,12 @@ def weight_bytes(config: GPT2Config, dtype: str) -> float:
     return matrices * BYTES_PER_WEIGHT[dtype] + E_bytes + 4 * (parameter_count(config) - matrices - E)
 
 
+def kv_bytes(config: GPT2Config, dtype: str) -> int:
+    """Bytes of a token's keys and values beside weights of ``dtype``; in int8 each has a scale in 4 more."""
+    scales = 4 * 2 * config.n_layer * config.n_head if KV_VALUE_BYTES[dtype] == 1 else 0
+    return kv_cache_bytes(config, batch=1, tokens=1, bytes_per_value=KV_VALUE_BYTES[dtype]) + scales
+
+
 def bytes_per_token(config: GPT2Config, dtype: str, *, prompt: int, count: int) -> float:
     """What must be read to decode a token, on average over ``count`` after ``prompt``: weights, and keys and values.
 
@@ -58,9 +64,7 @@ def bytes_per_token(config: GPT2Config, dtype: str, *, prompt: int, count: int) 
     """
     weights = weight_bytes(config, dtype) - 4 * config.context * config.n_embd
     positions = prompt + (count + 1) / 2
-    return weights + positions * kv_cache_bytes(
-        config, batch=1, tokens=1, bytes_per_value=KV_VALUE_BYTES[dtype]
-    )
+    return weights + positions * kv_bytes(config, dtype)
 
 
 class Bars:
@@ -198,10 +202,7 @@ class Bars:
             found = self._figures.get("cold", {}).get(dtype)
             seconds = found["first_token_s"]["median"] if found else None
             resident = found["resident_bytes"]["median"] if found else None
-            kv = kv_cache_bytes(
-                self._config, batch=1, tokens=COLD_TOKENS, bytes_per_value=KV_VALUE_BYTES[dtype]
-            )
-            needed = weight_bytes(self._config, dtype) + kv
+            needed = weight_bytes(self._config, dtype) + COLD_TOKENS * kv_bytes(self._config, dtype)
             rows.append(
                 Row(
                     bar=5, what=f"shell to first token, seconds, {dtype}", against="a warm disk cache",

@@ -35,8 +35,7 @@ C, V = CONFIG.context, CONFIG.vocab_size
 
 # What each engine computes in, of what is tested here.
 DTYPES = {"native": ("fp32", "bf16", "int8", "int4"), "torch": ("fp32", "fp64")}
-INT8_KV = "native with keys and values in int8"
-BATCH_INVARIANT = {"native", INT8_KV}
+BATCH_INVARIANT = {"native"}
 # Of those that are near the equations. Others have a budget instead.
 TOLERANCES = {
     "fp32": Tolerance(atol=5e-5, rtol=1e-5, why="fp32 over 3 layers, logits near 10; sums in another order"),
@@ -48,7 +47,6 @@ HOST_DTYPES = {"fp64": np.float64}
 IN_GRAPHS, ON_CUDA = "torch in graphs", "torch on cuda"
 KINDS = [
     *((name, dtype) for name in ENGINES for dtype in DTYPES[name]),
-    (INT8_KV, "int8"),
     (IN_GRAPHS, "fp32"),
     (IN_GRAPHS, "fp64"),
     *([(ON_CUDA, "fp32")] if torch.cuda.is_available() else []),
@@ -85,8 +83,6 @@ def engine(folder: Path, kind: tuple[str, str]) -> Engine:
     name, dtype = kind
     if name == ON_CUDA:
         return load_engine(folder, engine="torch", device="cuda", dtype=dtype)
-    if name == INT8_KV:
-        return load_engine(folder, engine="native", dtype=dtype, kv_dtype="int8")
     if name == IN_GRAPHS:
         cpu = torch.device("cpu")
         return TorchEngine(
@@ -492,12 +488,9 @@ def test_more_tokens_than_can_be_scored_are_refused(engine: Engine) -> None:
 
 def test_an_engine_says_what_it_is(engine: Engine, kind: tuple[str, str]) -> None:
     assert engine.config == CONFIG
-    others = {
-        INT8_KV: "native on cpu in int8 with keys and values in int8 (",
-        IN_GRAPHS: "torch on cpu in ",
-        ON_CUDA: "torch on cuda:0 in ",
-    }
-    begins = others.get(kind[0], f"{kind[0]} on cpu in ")
+    begins = {IN_GRAPHS: "torch on cpu in ", ON_CUDA: "torch on cuda:0 in "}.get(
+        kind[0], f"{kind[0]} on cpu in "
+    )
     assert engine.description.startswith(begins)
 
 

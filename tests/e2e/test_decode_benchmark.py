@@ -214,8 +214,8 @@ def test_bytes_of_a_token_are_those_of_the_packed_weights_and_of_the_cache() -> 
     blocks, E, others = 12 * 32 * 32, 96 * 32, 13 * 32 + 2 * 32
     assert weight_bytes(small, "fp32") == 4 * (blocks + E + others + 64 * 32)
     assert weight_bytes(small, "int8") == (blocks + E) * 34 / 32 + 4 * (others + 64 * 32)
-    # Of three tokens after 10, the keys and values of 11, 12 and 13 positions are read, in bfloat16.
-    kv = 12 * kv_cache_bytes(small, batch=1, tokens=1, bytes_per_value=2)
+    # Of three tokens after 10, the keys and values of 11, 12 and 13 positions are read, in int8 with two heads' scales.
+    kv = 12 * (kv_cache_bytes(small, batch=1, tokens=1, bytes_per_value=1) + 2 * 2 * 4)
     expected = blocks * 18 / 32 + E * 34 / 32 + 4 * others + kv
     assert bytes_per_token(small, "int4", prompt=10, count=3) == expected
 

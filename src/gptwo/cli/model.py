@@ -30,7 +30,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kv-dtype",
         help="of the keys and values that writing keeps, on the native engine: fp32, bf16 or int8 "
-        "(default: fp32 beside fp32 weights, else bf16)",
+        "(default: as the weights, and int8 beside int4)",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: its physical cores)")
 

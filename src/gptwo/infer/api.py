@@ -39,8 +39,8 @@ def load(
     dtype     "fp32" | "bf16" | on the native engine "int8" | "int4" | on torch "fp16" | "fp64"; None is as stored
     engine    "auto" | "native" | "torch"; auto is native on a CPU, and where it cannot be, ``.description`` says why
     threads   of the CPU; None for the physical cores (of torch: what it has)
-    kv_dtype  of the keys and values that writing keeps: on the native engine "fp32" | "bf16" | "int8"; None is fp32
-              beside weights in fp32, and bf16 beside all others
+    kv_dtype  of the keys and values that writing keeps: on the native engine "fp32" | "bf16" | "int8"; None is as the
+              weights, and int8 beside int4
 
     Raises ``CheckpointError``, ``DeviceError`` or ``ConfigError``, each in one line.
     """

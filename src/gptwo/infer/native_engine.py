@@ -34,8 +34,8 @@ from gptwo.kernels.top import Top
 if TYPE_CHECKING:
     from jaxtyping import Float32, Int32
 
-# Keys and values beside weights of each dtype, unless asked for otherwise: docs/decisions/0019-keys-and-values.md.
-_KV_DTYPES = {"fp32": "fp32", "bf16": "bf16", "int8": "bf16", "int4": "bf16"}
+# Keys and values beside weights of each dtype, unless asked for otherwise: docs/decisions/0020-keys-and-values.md.
+_KV_DTYPES = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "int4": "int8"}
 # Logits that scoring holds at a time, in values: 256 rows of V=50257 are 51 MB.
 _LOGITS_AT_ONCE = 256 * 50257
 

@@ -26,8 +26,8 @@ SHAPES = {
     "K=22": GPT2Config(n_layer=2, n_head=3, n_embd=66, context=C, vocab_size=V),
 }
 # Of the weights, and of keys and values.
-DTYPES = [("fp32", "fp32"), ("bf16", "bf16"), ("int8", "bf16"), ("int4", "int8"), ("fp32", "int8")]
-USUAL = {"fp32": "fp32", "bf16": "bf16", "int8": "bf16", "int4": "bf16"}
+DTYPES = [("fp32", "fp32"), ("bf16", "bf16"), ("int8", "int8"), ("int4", "bf16"), ("fp32", "int8")]
+USUAL = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "int4": "int8"}
 each_dtype = pytest.mark.parametrize(("dtype", "kv_dtype"), DTYPES, ids="-".join)
 
 
