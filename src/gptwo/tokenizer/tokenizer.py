@@ -83,7 +83,8 @@ class Tokenizer:
             self._utf8(text)
             if self.kind == "char":
                 self._character_ids(self._specials_masked(text))
-            ids = self._special_backend.encode(text, add_special_tokens=False).ids
+            # Of a batch: that lets other threads run meanwhile.
+            ids = self._special_backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
             return ids
         ids = self.encode_arrays([text])[0].tolist()
         return ids

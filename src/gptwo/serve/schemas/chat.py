@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gptwo.serve.schemas.base import FinishReason, ReplyBody, RequestBody, Usage, expecting
 from gptwo.serve.schemas.completions import MOST_LOGPROBS
-from gptwo.serve.schemas.sampling import MAX_CONTEXT, SamplingFields
+from gptwo.serve.schemas.sampling import OneOrMore, SamplingFields
 
 
 class TextPart(RequestBody):
@@ -45,15 +45,9 @@ class ChatRequest(SamplingFields):
     """A conversation to answer."""
 
     messages: Messages
-    max_tokens: int | None = Field(
-        None, ge=1, le=2**31 - 1, json_schema_extra=MAX_CONTEXT, description="default what the context leaves"
-    )
-    max_completion_tokens: int | None = Field(
-        None,
-        ge=1,
-        le=2**31 - 1,
-        json_schema_extra=MAX_CONTEXT,
-        description="the newer name of max_tokens, and goes before it",
+    max_tokens: OneOrMore | None = Field(None, description="default what the context leaves")
+    max_completion_tokens: OneOrMore | None = Field(
+        None, description="the newer name of max_tokens, and goes before it"
     )
     logprobs: bool | None = Field(None, description="log-probabilities of each token")
     top_logprobs: int | None = Field(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from gptwo.serve.schemas.base import FinishReason, ReplyBody, Usage, expecting
-from gptwo.serve.schemas.sampling import MAX_CONTEXT, SamplingFields, TokenId
+from gptwo.serve.schemas.sampling import Candidates, NoneOrMore, SamplingFields, TokenId
 
 MOST_LOGPROBS = 20
 MOST_PROMPTS = 2048
@@ -30,19 +30,10 @@ class CompletionRequest(SamplingFields):
     """A text, or several, to go on from."""
 
     prompt: Prompt | None = Field(None, description="left out, or empty, the text begins at <|endoftext|>")
-    max_tokens: int | None = Field(
+    max_tokens: NoneOrMore | None = Field(None, description="most tokens to write; default 16")
+    best_of: Candidates | None = Field(
         None,
-        ge=0,
-        le=2**31 - 1,
-        json_schema_extra=MAX_CONTEXT,
-        description="most tokens to write; default 16",
-    )
-    best_of: int | None = Field(
-        None,
-        ge=1,
-        le=2**31 - 1,
-        json_schema_extra={"maximum": "best_of"},
-        description="write so many and answer with the n of the best mean log-probability; not in a stream",
+        description="write so many, and answer with the n of the best mean log-probability; not in a stream",
     )
     echo: bool | None = Field(None, description="answer with the prompt before the text")
     logprobs: int | None = Field(

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue, StringConstraints
-from pydantic.config import JsonDict
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from gptwo.serve.schemas.base import RequestBody, expecting
 
 MOST_BIASES = 1024
+MOST = 2**31 - 1
 
-# In a schema a limit may be named; openapi.py puts the model's and the server's number in its place.
-MAX_CONTEXT: JsonDict = {"maximum": "context"}
-SERVED_MODEL: list[JsonValue] = ["model", None]
+# openapi.py puts this server's and this model's own in the place of these names.
+ModelName = Annotated[str, Field(json_schema_extra={"enum": ["model_name"]})]
+TokenId = Annotated[int, Field(ge=0, le=MOST, json_schema_extra={"maximum": "last_token"})]
+Choices = Annotated[int, Field(ge=1, le=MOST, json_schema_extra={"maximum": "max_n"})]
+Candidates = Annotated[int, Field(ge=1, le=MOST, json_schema_extra={"maximum": "max_best_of"})]
+NoneOrMore = Annotated[int, Field(ge=0, le=MOST, json_schema_extra={"maximum": "context"})]
+OneOrMore = Annotated[int, Field(ge=1, le=MOST, json_schema_extra={"maximum": "context"})]
 
-TokenId = Annotated[int, Field(ge=0, le=2**31 - 1, json_schema_extra={"maximum": "last_token"})]
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 Stop = Annotated[
     StopString | Annotated[list[StopString], Field(max_length=4)],
@@ -35,8 +38,8 @@ LogitBias = Annotated[
         Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,8})$")],
         Annotated[float, Field(ge=-100, le=100)],
     ],
+    Field(max_length=MOST_BIASES, json_schema_extra={"additionalProperties": False}),
     BeforeValidator(_few),
-    Field(max_length=MOST_BIASES),
 ]
 
 
@@ -82,22 +85,12 @@ ResponseFormat = Annotated[
 class SamplingFields(RequestBody):
     """How the next token is taken. null is the same as leaving a field out. Equations: infer/sampling.py."""
 
-    model: str | None = Field(
-        None, description="as /v1/models names it", json_schema_extra={"enum": SERVED_MODEL}
-    )
+    model: ModelName | None = Field(None, description="as /v1/models names it")
     temperature: float | None = Field(None, ge=0, description="0 is greedy; default 1")
     top_p: float | None = Field(None, ge=0, le=1, description="keep the fewest tokens with this probability")
-    top_k: int | None = Field(
-        None, ge=-1, le=2**31 - 1, description="keep the k most probable; 0 and -1 are none"
-    )
+    top_k: int | None = Field(None, ge=-1, le=MOST, description="keep the k most probable; 0 and -1 are none")
     min_p: float | None = Field(None, ge=0, le=1, description="keep tokens this probable beside the best one")
-    n: int | None = Field(
-        None,
-        ge=1,
-        le=2**31 - 1,
-        json_schema_extra={"maximum": "n"},
-        description="choices for each prompt; choice i draws with seed + i",
-    )
+    n: Choices | None = Field(None, description="choices for each prompt; choice i draws with seed + i")
     stop: Stop | None = Field(None, description="what ends the text, and is cut from it")
     seed: int | None = Field(
         None, ge=0, le=2**63 - 1, description="the same seed, the same text; default a fresh one"
