@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gptwo.base.version import __version__
+
 if TYPE_CHECKING:
     from gptwo.base.errors import GptwoError
     from gptwo.evaluation import EvaluationResult, evaluate
@@ -23,8 +25,6 @@ __all__ = [
     "evaluate",
     "load",
 ]
-
-__version__ = "0.1.0"
 
 _HOME = {
     "EvaluationResult": "gptwo.evaluation.result",

@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
-from gptwo import __version__
 from gptwo.base.errors import GptwoError
+from gptwo.base.version import __version__
 from gptwo.serve.errors import RequestIds, answer_error
 from gptwo.serve.keys import KeyCheck
 from gptwo.serve.limits import BodyLimit

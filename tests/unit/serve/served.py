@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from asgi_client import Connection, Reply, ask
-from gptwo.serve.metrics import Metrics
-from gptwo.serve.writer import Writer
 
 from gptwo.serve.app import create_app
+from gptwo.serve.metrics import Metrics
 from gptwo.serve.serving import Serving
 from gptwo.serve.settings import ServeSettings
+from gptwo.serve.writer import Writer
 from gptwo.tokenizer import Tokenizer, build_byte
 from scripted_engine import ScriptedEngine
 

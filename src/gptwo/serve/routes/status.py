@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from fastapi.requests import Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
-from gptwo import __version__
+from gptwo.base.version import __version__
 from gptwo.serve.errors import RETRY_AFTER_S
 from gptwo.serve.openapi import replies, text_reply
 from gptwo.serve.schemas.status import Health, Version
