@@ -296,6 +296,7 @@ def test_ignored_ends_are_counted_as_tokens() -> None:
 def test_a_text_keeps_to_the_form_that_is_asked_for() -> None:
     async def body(client: Client) -> None:
         schema = {"type": "object", "properties": {"a": {"const": None}}, "required": ["a"]}
+        schema["additionalProperties"] = False
         wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
         # Greedy, it writes as much space as it may where the script's token is not allowed: hence so many tokens.
         asked = {"prompt": "Q|", "temperature": 0, "max_tokens": 100}
