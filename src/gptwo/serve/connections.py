@@ -227,7 +227,6 @@ class Connection(HttpToolsProtocol):
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
-        self._begun = phase != "idle"
         self._since = self.loop.time()
         if phase == "answer":
             self._connections.answers(self)

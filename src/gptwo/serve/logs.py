@@ -5,7 +5,6 @@ Every string is escaped as JSON, in ASCII, and cut; the text of prompts is left 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import queue
@@ -120,13 +119,6 @@ class RequestLog:
         self._log_prompts = settings.log_prompts
         self._log = log
         self._metrics = metrics
-        self._running = 0
-        self._none_running = asyncio.Event()
-        self._none_running.set()
-
-    async def all_done(self) -> None:
-        """Until no request is being answered."""
-        await self._none_running.wait()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -134,8 +126,6 @@ class RequestLog:
             return
         added: dict[str, Any] = {}
         scope.setdefault("state", {})["log"] = added
-        self._running += 1
-        self._none_running.clear()
         began = time.perf_counter()
         status = _CLIENT_GONE
 
@@ -151,9 +141,6 @@ class RequestLog:
             status = 500
             raise
         finally:
-            self._running -= 1
-            if not self._running:
-                self._none_running.set()
             self._write(scope, status, 1000 * (time.perf_counter() - began), added)
 
     def _write(self, scope: Scope, status: int, duration_ms: float, added: Mapping[str, Any]) -> None:

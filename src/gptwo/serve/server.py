@@ -76,8 +76,8 @@ class Server:
         ``ready`` is called when the service is open.
         """
         self._loop = asyncio.get_running_loop()
-        requests = RequestLog(service.app, self._settings, self._log, self._metrics)
-        door = _Door(self._config(requests))
+        app = RequestLog(service.app, self._settings, self._log, self._metrics)
+        door = _Door(self._config(app))
         listening = asyncio.create_task(door.serve(sockets=[listener]))
         watching = asyncio.create_task(self.connections.watch())
         stopping = asyncio.create_task(self._stop.wait())
@@ -92,8 +92,6 @@ class Server:
                     await _first_of(stopping, listening)
                     self._log.line("closing", grace_s=self._settings.grace_s)
                     await service.close(self._settings.grace_s)
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(requests.all_done(), _LAST_BYTES_S)
             finally:
                 door.should_exit = True
                 await listening

@@ -77,7 +77,7 @@ def test_of_a_client_that_goes_away_the_app_never_hears() -> None:
 
 def test_large_bodies_share_a_memory_that_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "_ORDINARY_BYTES", 4)
-    monkeypatch.setattr(limits, "_LARGE_BODIES_BYTES", 12)
+    monkeypatch.setattr(limits, "_LARGE_BODIES_BYTES", 10)
 
     async def all_of_it() -> None:
         limit = limited(Recorder())

@@ -178,6 +178,9 @@ def test_one_signal_lets_it_finish_and_two_do_not(number: signal.Signals) -> Non
         assert client.recv(4) == b"HTTP"
         server.send_signal(number)
         assert told(server) == "closing"
+        with socket.create_connection(("127.0.0.1", port), timeout=LONG_S) as newcomer:
+            newcomer.sendall(ECHO)
+            assert answer(newcomer).status == 503
         server.send_signal(number)
         assert server.wait(LONG_S) == -number
 
