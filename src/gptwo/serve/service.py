@@ -1,0 +1,94 @@
+"""A model as a service: loaded, its memory measured, the writer beside it, and the routes over both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from starlette.middleware.cors import CORSMiddleware
+
+from gptwo.serve.app import create_app
+from gptwo.serve.kv_budget import KVBudget, in_units, kv_budget
+from gptwo.serve.serving import Serving
+from gptwo.serve.writer import Writer
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from gptwo.infer.api import LanguageModel
+    from gptwo.serve.metrics import Metrics
+    from gptwo.serve.settings import ServeSettings
+
+# What OpenAI's client sends beside what a browser lets pass unasked.
+_CORS_HEADERS = ("authorization", "content-type", "x-request-id", "openai-organization", "openai-project")
+
+
+class ModelService:
+    """``server.Service`` of the model that ``load`` gives. ``say`` is told in a few lines what was made of it."""
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        load: Callable[[], LanguageModel],
+        *,
+        metrics: Metrics,
+        say: Callable[[str], None],
+    ) -> None:
+        self._load = load
+        self._say = say
+        self._metrics = metrics
+        self._serving = Serving(settings, metrics)
+        self.app: ASGIApp = create_app(self._serving)
+        if settings.cors_origins:
+            # Outside of the keys: a browser asks whether it may send one before it does.
+            self.app = CORSMiddleware(
+                self.app,
+                allow_origins=settings.cors_origins,
+                allow_methods=("GET", "POST"),
+                allow_headers=_CORS_HEADERS,
+                expose_headers=("x-request-id", "retry-after"),
+            )
+
+    def build(self) -> None:
+        """Load the model and take its memory. Errors as ``gptwo.load`` and ``kv_budget``."""
+        settings = self._serving.settings
+        began = time.perf_counter()
+        model = self._load()
+        _ = model.tokenizer  # every route has to do with text
+        loaded_s = time.perf_counter() - began
+        budget = kv_budget(
+            settings,
+            context=model.config.context,
+            bytes_per_token=model.engine.kv_bytes_per_token,
+            free_bytes=model.engine.free_memory_bytes(),
+            paged=model.engine.paged,
+        )
+        self._serving.model = model
+        self._serving.writer = Writer(
+            model,
+            slots=budget.slots,
+            cache_tokens=budget.tokens,
+            queue=settings.queue,
+            prefix_cache=settings.prefix_cache,
+            observer=self._metrics,
+        )
+        self._say(f"{settings.model_name}: {model.description}, loaded in {loaded_s:.1f} s")
+        self._say(_memory(settings, budget, model.config.context))
+
+    def open(self) -> None:
+        writer = self._serving.open_writer
+        writer.start()
+        self._metrics.watch(lambda: writer.stats)
+        self._serving.ready = True
+
+    async def close(self, grace_s: float) -> None:
+        self._serving.ready = False
+        await self._serving.open_writer.close(grace_s)
+
+
+def _memory(settings: ServeSettings, budget: KVBudget, context: int) -> str:
+    return (
+        f"KV memory: {in_units(budget.bytes)} for {budget.tokens:,} tokens; {budget.slots} texts of at most "
+        f"{context:,} tokens at a time, {settings.queue} more may wait"
+    )

@@ -1,0 +1,237 @@
+"""``gptwo serve`` from its flags to its exit code, with a model of a few weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny_service import LONG_S, answer, request, until
+
+import gptwo
+from command import command, command_line
+from gptwo.cli import build_parser, serve
+from gptwo.config import GPT2Config
+from gptwo.serve.kv_budget import in_units
+from gptwo.serve.settings import ServeSettings
+from gptwo.tokenizer import build_byte
+from random_checkpoint import write_random_checkpoint
+
+TOKENIZER = build_byte()
+CONFIG = GPT2Config(n_layer=1, n_head=2, n_embd=16, context=64, vocab_size=TOKENIZER.vocab_size)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_random_checkpoint(
+        tmp_path_factory.mktemp("models") / "small", CONFIG, eot_id=TOKENIZER.eot_id
+    )
+    weights = load_file(folder / "model.safetensors")
+    single = {name: tensor.astype(np.float32) for name, tensor in weights.items()}
+    save_file(single, folder / "model.safetensors")
+    TOKENIZER.save(folder)
+    return folder
+
+
+def settings(*flags: object) -> ServeSettings:
+    parsed = build_parser().parse_args(["serve", *map(str, flags)])
+    return serve._settings(parsed)
+
+
+# --- flags --------------------------------------------------------------------------------------------------------
+
+
+def test_without_flags_everything_is_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in ("GPTWO_API_KEY", "GPTWO_API_KEYS"):
+        monkeypatch.delenv(variable, raising=False)
+    (tmp_path / "mine").mkdir()
+    assert settings(tmp_path / "mine") == ServeSettings(model_name="mine")
+
+
+def test_every_setting_has_a_flag(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GPTWO_API_KEY", "sk-environment")
+    (tmp_path / "keys").write_text("sk-file\n", encoding="utf-8")
+    flags = """
+        m --host 0.0.0.0 --port 1 --api-key sk-1 --api-key sk-2 --api-key-file KEYS --model-name other --cors *
+        --cors https://a.org --slots 2 --queue 3 --kv-memory 1.5GiB --no-prefix-cache --max-prompt-tokens 4 --max-n 5
+        --max-best-of 6 --max-total-tokens 7 --max-body 8kB --max-header-bytes 9KiB --max-headers 10 --header-time 11
+        --body-time 12.5 --idle-time 13 --write-time 14 --max-connections 15 --ping 16 --grace 0 --log-format text
+        --log-prompts
+    """.replace("KEYS", str(tmp_path / "keys"))
+    given = settings(*flags.split())
+    assert given == ServeSettings(
+        model_name="other",
+        host="0.0.0.0",
+        port=1,
+        api_keys=("sk-1", "sk-2", "sk-file", "sk-environment"),
+        cors_origins=("*", "https://a.org"),
+        slots=2,
+        queue=3,
+        kv_memory_bytes=3 << 29,
+        prefix_cache=False,
+        max_prompt_tokens=4,
+        max_n=5,
+        max_best_of=6,
+        max_total_tokens=7,
+        max_body_bytes=8000,
+        max_header_bytes=9 << 10,
+        max_headers=10,
+        header_time_s=11,
+        body_time_s=12.5,
+        idle_time_s=13,
+        write_time_s=14,
+        max_connections=15,
+        ping_s=16,
+        grace_s=0,
+        log_format="text",
+        log_prompts=True,
+    )
+    assert settings("m", "--kv-tokens", 100).kv_tokens == 100
+    # A setting that has come since and is not above would be found here.
+    default = ServeSettings()
+    assert [name for name in vars(given) if getattr(given, name) == getattr(default, name)] == ["kv_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("openai-community/gpt2", "gpt2"), ("gpt2", "gpt2"), ("somewhere/else/mine/", "mine")],
+)
+def test_the_model_s_name_is_never_a_path(name: str, shown: str) -> None:
+    assert settings(name).model_name == shown
+
+
+# --- mistakes -----------------------------------------------------------------------------------------------------
+
+
+def test_mistakes_are_one_line(model: Path, tmp_path: Path) -> None:
+    def line(*flags: object) -> str:
+        return command("serve", *flags).error_line()
+
+    assert "--kv-memory: '3 apples' is no size" in line(model, "--kv-memory", "3 apples")
+    assert "not allowed with argument" in line(model, "--kv-memory", "1GB", "--kv-tokens", "5")
+    assert line(model, "--slots", "0") == "ConfigError: slots=0 is not possible; expected 1 or more"
+    assert "has none; expected one a line" in line(model, "--api-key-file", os.devnull)
+    assert "--log-format: invalid choice" in line(model, "--log-format", "xml")
+    missing = line(tmp_path / "missing", "--port", 0)
+    assert missing.startswith("CheckpointError: there is no model")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert f"cannot listen at port {port}" in line(model, "--port", port)
+
+
+def test_what_shows_when_the_model_is_there_is_one_line_too(model: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(model / name)
+    for flags, says in (
+        ((model, "--kv-tokens", 10), "expected --kv-tokens 64 or more"),
+        ((tmp_path,), "TokenizerError: "),
+    ):
+        outcome = command("serve", *flags, "--port", 0)
+        assert outcome.code == 2
+        assert outcome.out.startswith("loading ")
+        assert says in outcome.err
+        assert outcome.err.count("\n") == 1
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "find_spec", lambda name: None if name == "uvicorn" else object())
+    expected = "MissingExtraError: serving needs uvicorn; install it with: pip install 'gptwo[serve]'"
+    assert command("serve", "any").error_line() == expected
+
+
+def test_other_commands_do_not_pay_for_it() -> None:
+    code = "import sys; from gptwo.cli import build_parser; build_parser().format_help(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {"fastapi", "uvicorn", "starlette", "prometheus_client", "numpy"} & set(loaded.split())
+
+
+# --- a server -----------------------------------------------------------------------------------------------------
+
+# As ``python -m gptwo``, which says at its end whether torch was loaded.
+_PROGRAM = """
+import sys
+from gptwo.cli import main
+code = main(sys.argv[1:])
+print("torch" in sys.modules)
+sys.exit(code)
+"""
+
+
+def _metrics(client: socket.socket) -> str:
+    client.sendall(request("GET", "/metrics"))
+    return answer(client).body.decode()
+
+
+def test_it_says_what_it_serves_and_ends_well(model: Path) -> None:
+    flags = ("--port", "0", "--engine", "native", "--threads", "1", "--slots", "2", "--host", "0.0.0.0")
+    with subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, "serve", str(model), *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={name: value for name, value in os.environ.items() if not name.startswith("GPTWO_API")},
+    ) as process:
+        assert process.stdout is not None
+        try:
+            lines = [process.stdout.readline() for _ in range(4)]
+            port = int(lines[-1].rpartition(":")[2])
+            with socket.create_connection(("127.0.0.1", port), timeout=LONG_S) as client:
+                body = json.dumps({"prompt": "The", "max_tokens": 3, "ignore_eos": True}).encode()
+                client.sendall(request("POST", "/v1/completions", body, Content_Type="application/json"))
+                given = answer(client)
+                # The text is reported by the engine's thread, which may be a moment behind its own words.
+                until(lambda: 'generation_tokens_total{model_name="small"} 3.0' in _metrics(client))
+                assert 'gptwo:kv_cache_tokens{model_name="small"} 128.0' in _metrics(client)
+            process.send_signal(signal.SIGTERM)
+            rest, errors = process.communicate(timeout=LONG_S)
+        finally:
+            process.kill()
+    assert process.returncode == 0, errors
+    assert rest == "False\n", "torch was loaded"
+    loading, engine, memory, listening = lines
+    assert loading.startswith(f"loading {model}; http://0.0.0.0:{port}/health says when it is ready")
+    assert engine.startswith("small: native on cpu in fp32 (")
+    size = in_units(128 * gptwo.load(model, engine="native").engine.kv_bytes_per_token)
+    assert memory == (
+        f"KV memory: {size} for 128 tokens; 2 texts of at most 64 tokens at a time, 128 more may wait\n"
+    )
+    assert listening == f"listening on http://0.0.0.0:{port}\n"
+    assert given.status == 200, given.body
+    assert json.loads(given.body)["usage"]["completion_tokens"] == 3
+    warning, *log = errors.splitlines()
+    assert warning.startswith("warning: http://0.0.0.0")
+    assert "asks for no key" in warning
+    written = [json.loads(line) for line in log]
+    assert {line["event"] for line in written[:-1]} == {"request"}
+    assert written[-1]["event"] == "closing"
+    assert written[0]["route"] == "/v1/completions"
+    assert "The" not in log[0]
+
+
+def test_on_this_machine_alone_or_with_a_key_it_does_not_warn(model: Path) -> None:
+    for flags in (("--host", "127.0.0.1"), ("--host", "0.0.0.0", "--api-key", "sk-right")):
+        with subprocess.Popen(
+            [*command_line("serve", model, "--port", 0, "--threads", 1), *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            try:
+                lines = [process.stdout.readline() for _ in range(4)]
+                process.send_signal(signal.SIGINT)
+                _, errors = process.communicate(timeout=LONG_S)
+            finally:
+                process.kill()
+        assert process.returncode == 0, errors
+        assert lines[-1].startswith("listening on ")
+        assert [json.loads(line)["event"] for line in errors.splitlines()] == ["closing"]
