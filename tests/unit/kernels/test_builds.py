@@ -149,7 +149,8 @@ def test_the_native_engine_passes_its_tests_under_sanitizers(tmp_path: Path) -> 
             "-p",
             "no:faulthandler",
             "-k",
-            "not torch",
+            # The address sanitizer alone takes more addresses than that test allows a process.
+            "not torch and not the_system_refuses",
             *NATIVE_TESTS,
         ],
         PYTHONPATH=str(tmp_path / "src"),
