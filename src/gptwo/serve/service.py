@@ -55,7 +55,8 @@ class ModelService:
         settings = self._serving.settings
         began = time.perf_counter()
         model = self._load()
-        _ = model.tokenizer  # every route has to do with text
+        self._serving.model = model
+        self._serving.prepare()
         loaded_s = time.perf_counter() - began
         budget = kv_budget(
             settings,
@@ -64,7 +65,6 @@ class ModelService:
             free_bytes=model.engine.free_memory_bytes(),
             paged=model.engine.paged,
         )
-        self._serving.model = model
         self._serving.writer = Writer(
             model,
             slots=budget.slots,
