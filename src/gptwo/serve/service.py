@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from starlette.middleware.cors import CORSMiddleware
 
 from gptwo.serve.app import create_app
+from gptwo.serve.hosts import HostCheck, is_loopback
 from gptwo.serve.kv_budget import KVBudget, in_units, kv_budget
 from gptwo.serve.serving import Serving
 from gptwo.serve.writer import Writer
@@ -40,6 +42,8 @@ class ModelService:
         self._metrics = metrics
         self._serving = Serving(settings, metrics)
         self.app: ASGIApp = create_app(self._serving)
+        if not settings.api_keys and is_loopback(settings.host):
+            self.app = HostCheck(self.app)
         if settings.cors_origins:
             # Outside of the keys: a browser asks whether it may send one before it does.
             self.app = CORSMiddleware(
@@ -73,6 +77,9 @@ class ModelService:
             prefix_cache=settings.prefix_cache,
             observer=self._metrics,
         )
+        # All of this stays, and would be passed over by each full collection: 20 ms in which nobody is answered.
+        gc.collect()
+        gc.freeze()
         self._say(f"{settings.model_name}: {model.description}, loaded in {loaded_s:.1f} s")
         self._say(_memory(settings, budget, model.config.context))
 
@@ -85,6 +92,7 @@ class ModelService:
     async def close(self, grace_s: float) -> None:
         self._serving.ready = False
         await self._serving.open_writer.close(grace_s)
+        gc.unfreeze()
 
 
 def _memory(settings: ServeSettings, budget: KVBudget, context: int) -> str:

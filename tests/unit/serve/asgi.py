@@ -26,7 +26,14 @@ class Recorder:
 
 
 def scope(path: str = "/", headers: Iterable[tuple[bytes, bytes]] = (), **more: Any) -> Scope:
-    return {"type": "http", "method": "POST", "path": path, "headers": list(headers), **more}
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": list(headers),
+        **more,
+    }
 
 
 def body(*chunks: bytes) -> list[Message]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from asgi import body, call, header, scope, status
 from safetensors.numpy import load_file, save_file
 from tiny_service import LONG_S, answer, request, until
 
@@ -20,6 +25,8 @@ from command import command, command_line
 from gptwo.cli import build_parser, serve
 from gptwo.config import GPT2Config
 from gptwo.serve.kv_budget import in_units
+from gptwo.serve.metrics import Metrics
+from gptwo.serve.service import ModelService
 from gptwo.serve.settings import ServeSettings
 from gptwo.tokenizer import build_byte
 from random_checkpoint import write_random_checkpoint
@@ -152,6 +159,69 @@ def test_other_commands_do_not_pay_for_it() -> None:
     code = "import sys; from gptwo.cli import build_parser; build_parser().format_help(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not {"fastapi", "uvicorn", "starlette", "prometheus_client", "numpy"} & set(loaded.split())
+
+
+# --- the service --------------------------------------------------------------------------------------------------
+
+
+def service_of(model: Path, **changed: Any) -> ModelService:
+    chosen = ServeSettings(**{"slots": 2, **changed})
+    loaded = partial(gptwo.load, model, engine="native", threads=1)
+    return ModelService(chosen, loaded, metrics=Metrics(), say=lambda line: None)
+
+
+def test_what_was_loaded_is_no_work_for_the_collector(model: Path) -> None:
+    async def served() -> None:
+        service = service_of(model)
+        service.build()
+        service.open()
+        assert gc.get_freeze_count() > 10_000
+        await service.close(0)
+
+    asyncio.run(served())
+    assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        ({}, 403),
+        ({"host": "localhost"}, 403),
+        ({"api_keys": ("sk-right",)}, 401),
+        ({"host": "0.0.0.0"}, 503),
+    ],
+)
+def test_a_page_s_own_name_does_not_reach_a_server_without_a_key(
+    model: Path, changed: dict[str, Any], code: int
+) -> None:
+    app = service_of(model, **changed).app
+    assert (
+        status(call(app, scope("/v1/models", [(b"host", b"evil.example")], method="GET"), body(b""))) == code
+    )
+    assert status(call(app, scope("/health", [(b"host", b"127.0.0.1")], method="GET"), body(b""))) == 503
+
+
+def test_cors_is_asked_for_before_a_key_and_only_where_it_is_on(model: Path) -> None:
+    asks = [
+        (b"host", b"127.0.0.1"),
+        (b"origin", b"https://a.org"),
+        (b"access-control-request-method", b"POST"),
+        (b"access-control-request-headers", b"authorization,content-type"),
+    ]
+    preflight = scope("/v1/completions", asks, method="OPTIONS")
+    on = service_of(model, api_keys=("sk-right",), cors_origins=("https://a.org",)).app
+    sent = call(on, preflight, body(b""))
+    assert status(sent) == 200
+    assert header(sent, "access-control-allow-origin") == "https://a.org"
+    sent = call(on, scope("/v1/models", asks[:2], method="GET"), body(b""))
+    assert status(sent) == 401
+    assert header(sent, "access-control-allow-origin") == "https://a.org"
+    sent = call(on, scope("/v1/models", [(b"origin", b"https://b.org")], method="GET"), body(b""))
+    assert header(sent, "access-control-allow-origin") is None
+    off = service_of(model, api_keys=("sk-right",)).app
+    sent = call(off, preflight, body(b""))
+    assert status(sent) == 401
+    assert header(sent, "access-control-allow-origin") is None
 
 
 # --- a server -----------------------------------------------------------------------------------------------------
