@@ -96,12 +96,12 @@ def load(engine: str, model: Path, converted: Path, threads: int) -> Runner:
 
 
 def greedy(prefill: Callable[[], Any], decode: Callable[[Any], Any], count: int) -> Written:
-    """The greedy loop of every engine that is run step by step: B x V logits from each step, arg-max in NumPy."""
+    """The greedy loop of an engine that is run step by step: B x V logits of the prefill, B next ids of each step."""
     began = time.perf_counter()
     first = prefill()
     tokens = [first.argmax(axis=-1)]
     prefilled = time.perf_counter()
     for _ in range(count):
-        tokens.append(decode(tokens[-1]).argmax(axis=-1))
+        tokens.append(decode(tokens[-1]))
     ended = time.perf_counter()
     return Written(prefilled - began, ended - prefilled, np.stack(tokens, axis=1), first)

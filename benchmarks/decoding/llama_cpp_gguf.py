@@ -150,7 +150,9 @@ class LlamaCpp:
             return np.stack([np.ctypeslib.as_array(logits, shape=(self._vocab_size,)) for logits in found])
 
         try:
-            return greedy(lambda: step(prompts), lambda last: step(last[:, None].tolist()), count)
+            return greedy(
+                lambda: step(prompts), lambda last: step(last[:, None].tolist()).argmax(axis=-1), count
+            )
         finally:
             llama_cpp.llama_batch_free(batch)
             llama_cpp.llama_free(context)

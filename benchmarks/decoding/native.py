@@ -21,7 +21,12 @@ class Ours:
         slots = list(range(len(prompts)))
         session = self._engine.start(slots=len(slots), capacity=len(prompts[0]) + count)
         tokens = [np.array(prompt, dtype=np.int64) for prompt in prompts]
-        return greedy(lambda: session.prefill(slots, tokens), lambda last: session.decode(slots, last), count)
+
+        def next_ids(last: np.ndarray[Any, Any]) -> Any:
+            tops = session.read_top(slots, list(last[:, None]), [1] * len(slots), 1)
+            return np.concatenate([top.ids_nk[:, 0] for top in tops])
+
+        return greedy(lambda: session.prefill(slots, tokens), next_ids, count)
 
 
 def load(model: Path, converted: Path, precision: str, threads: int) -> Ours:

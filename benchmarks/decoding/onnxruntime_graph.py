@@ -140,7 +140,9 @@ class OnnxRuntime:
             return binding.get_outputs()[0].numpy().copy()  # the next run writes over it
 
         return greedy(
-            lambda: step(np.array(prompts, dtype=np.int64)), lambda last: step(last[:, None]), count
+            lambda: step(np.array(prompts, dtype=np.int64)),
+            lambda last: step(last[:, None]).argmax(axis=-1),
+            count,
         )
 
 

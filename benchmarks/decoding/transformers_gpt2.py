@@ -24,7 +24,9 @@ class TransformersGPT2:
             return output.logits[:, -1].numpy()
 
         return greedy(
-            lambda: step(torch.tensor(prompts)), lambda last: step(torch.from_numpy(last)[:, None]), count
+            lambda: step(torch.tensor(prompts)),
+            lambda last: step(torch.from_numpy(last)[:, None]).argmax(axis=-1),
+            count,
         )
 
 

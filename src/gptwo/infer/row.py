@@ -195,12 +195,12 @@ class Row:
         """The next token and its logit. Which way it is drawn follows from the row's own logits and policy alone."""
         policy, step = self._task.policy, self.written
         ids, logits = (array[place, : self._enough] for array in following.top[:2])
-        if self._decided(ids, logits):
+        # Where only these were brought, they were asked already.
+        if following.logits_TV is None or self._decided(ids, logits):
             chosen = choose_from_top(
                 ids, logits, policy, drawable=self._drawable_ids, seed=self.seed, step=step
             )
             return int(ids[chosen]), float(logits[chosen])
-        assert following.logits_TV is not None
         logits_V = following.logits_TV[place]
         token = sampler.choose(
             self._drawable(logits_V),
