@@ -113,7 +113,8 @@ int64_t gptwo_cache_bytes(const Cache* cache, int64_t layers) {
 // Block `to` becomes what block `from` is, in every layer.
 void gptwo_copy_block(const Cache* cache, int64_t layers, int64_t from, int64_t to) {
     for (int64_t layer = 0; layer < layers; ++layer)
-        std::memcpy(cache->unit(layer, to, 0), cache->unit(layer, from, 0), cache->heads * cache->unit_bytes());
+        for (int64_t head = 0; head < cache->heads; ++head)
+            std::memcpy(cache->unit(layer, to, head), cache->unit(layer, from, head), cache->unit_bytes());
 }
 
 // Of n rows of V logits. 0, or 1 when memory ran out.

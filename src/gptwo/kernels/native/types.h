@@ -8,6 +8,7 @@ namespace gptwo {
 constexpr int PANEL = 32;  // outputs of a matrix that lie side by side
 constexpr int GROUP = 32;  // inputs that share a scale
 constexpr int BLOCK = 32;  // positions of a sequence that lie together in the cache
+constexpr int RUN = 16;    // blocks whose units of one head lie behind each other
 constexpr int SPAN = 512;  // logits of a row that are folded together
 
 enum Dtype : int32_t { FP32 = 0, BF16 = 1, INT8 = 2, INT4 = 3 };
@@ -72,7 +73,8 @@ struct Output {
 
 // Keys and values in blocks of 32 positions. For each layer, block and head a unit: the keys K x 32 (a panel, as the
 // outputs of a matrix), then the values 32 x K', K' = K padded to 16; in int8 first 32 scales of the keys and of the
-// values.
+// values. A sequence that has its blocks in their order is read in long runs, head by head; runs that were longer still
+// would touch the memory of a whole layer with its first block.
 struct Cache {
     char* data;
     int32_t dtype;  // FP32, BF16 or INT8
@@ -88,7 +90,8 @@ struct Cache {
         return ceil_div(scales_bytes() + keys_bytes() + BLOCK * padded_width() * value_bytes(), 64) * 64;
     }
     char* unit(int64_t layer, int64_t block, int64_t head) const {
-        return data + ((layer * blocks + block) * heads + head) * unit_bytes();
+        const int64_t first = block / RUN * RUN, run = blocks - first < RUN ? blocks - first : RUN;
+        return data + ((layer * blocks + first) * heads + head * run + block - first) * unit_bytes();
     }
 };
 
