@@ -40,7 +40,7 @@ class NumpySampler:
 
 
 class NativeSampler:
-    """``engine.Sampler`` by the kernels, in memory that they keep: fresh arrays of V cost more than the arithmetic."""
+    """``engine.Sampler`` by the kernels, in memory that they keep: fresh arrays of V cost as much as the arithmetic."""
 
     def __init__(self, kernels: Kernels) -> None:
         self._kernels = kernels
