@@ -1,9 +1,10 @@
-# make demo: text → tokenizer → trained model → writing.   make test: every check and test.   make install: .venv alone.
+# make demo: text → tokenizer → trained model → writing.   make serve-demo: that model, answering over HTTP.
+# make test: every check and test.   make install: .venv alone.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check format lint types imports tests test-long docs clean
+.PHONY: install demo serve-demo test check format lint types imports tests test-long docs clean
 
 install: $(VENV)/.installed
 
@@ -19,6 +20,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt setup.py $(wildcard src/gptwo
 
 demo: install
 	@$(BIN)/gptwo demo
+
+serve-demo: install
+	@test -d runs/demo/checkpoints || $(BIN)/gptwo demo
+	@$(BIN)/gptwo serve runs/demo
 
 test: check
 

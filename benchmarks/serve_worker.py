@@ -18,13 +18,17 @@ from typing import Any
 # logits: more than rounding can tip. What llama.cpp keeps in 16 bits moves logits by 0.001, 8-bit weights by 0.08.
 TELLING = {32: (8, 0.02), 8: (1, 0.5)}
 TELLING_PROMPTS = 4
+# Times as much as in a new model, whose blocks add next to nothing.
+BLOCKS_WEIGH = 30.0
 
 
 def make(size: str, out: str) -> dict[str, Any]:
-    """The random weights of ``decode_worker.make``, but some tokens' embeddings are zero: they are never the best.
+    """The random weights of ``decode_worker.make``, changed in two ways.
 
-    ``<|endoftext|>``, so that every reply has the length that was asked for, and parts of characters, so that every
-    token is text at once: the time to the first token is then that, on a server which holds half characters back too.
+    Some tokens' embeddings are zero, so that they are never the best: ``<|endoftext|>``, for every reply to have the
+    length that was asked for, and parts of characters, for every token to be text at once: the time to the first token
+    is then that, on a server which holds half characters back too. And what blocks add outweighs the embeddings and
+    depends on the text alone, or the same token would come after every prompt, and tell no servers apart.
     """
     from decode_worker import make as make_random
     from safetensors.numpy import load_file, save_file
@@ -42,6 +46,11 @@ def make(size: str, out: str) -> dict[str, Any]:
     tensors = load_file(folder / "model.safetensors")
     name = next(name for name in tensors if name.endswith("wte.weight"))
     tensors[name][parts] = 0.0
+    for name in tensors:
+        if name.endswith("c_proj.weight"):
+            tensors[name] *= BLOCKS_WEIGH
+        elif name.endswith("c_proj.bias"):
+            tensors[name][:] = 0.0
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return {}
 

@@ -78,7 +78,7 @@ class DemoResult:
         return {**asdict(self), **paths}
 
     def summary(self) -> str:
-        """What was made, how good it is, where it lies, and the two commands to try next."""
+        """What was made, how good it is, where it lies, and the three commands to try next."""
         command = _command_name()
         run, data = shlex.quote(str(self.run)), shlex.quote(str(self.data))
         rows = [
@@ -96,7 +96,8 @@ class DemoResult:
             f"Log, loss curve and samples: {self.run}/metrics.jsonl, loss.png, samples.txt\n"
             f"Made in {duration(self.seconds)}. Try next:\n"
             f"  {command} generate {run} --prompt {shlex.quote(self.prompt)} --temperature 0.8\n"
-            f"  {command} train --data {data} --model micro --steps 3000 --out runs/longer"
+            f"  {command} train --data {data} --model micro --steps 3000 --out runs/longer\n"
+            f"  {command} serve {run}"
         )
 
 

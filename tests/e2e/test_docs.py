@@ -3,7 +3,9 @@
 Pages in docs/guides are programs. Their blocks run in order in one temporary folder per page, which holds ``texts/``,
 ``more/`` and, where no block makes it, the trained run ``runs/mine``:
 
-    ```sh       runs in bash, which must succeed; ``gptwo train`` gets ``SMALLER`` behind its own flags
+    ```sh       runs in bash, which must succeed; ``gptwo train`` gets ``SMALLER`` behind its own flags.
+                ``gptwo serve`` is started, and answers until the page ends or starts another one; it listens at a
+                free port, which the other blocks are given where they say 8000
     ```python   runs in one namespace per page
     ```toml     after ``<!-- file: NAME -->``, becomes that file
     ```text     is output, and not run; nor is a block after ``<!-- not run: reason -->``
@@ -11,6 +13,7 @@ Pages in docs/guides are programs. Their blocks run in order in one temporary fo
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -18,9 +21,13 @@ import os
 import random
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 import tomllib
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,29 +97,67 @@ def run_page(page: str, environment: dict[str, str]) -> list[str]:
     """Run the blocks of a page in the working directory; the languages that were run, in order."""
     ran: list[str] = []
     namespace: dict[str, Any] = {"__name__": "guide"}
-    for block in blocks(page):
-        where = f"the block at line {block.line}"
-        if block.language == "text" or re.match(r"not run: \S", block.note):
-            continue
-        if block.language == "toml":
-            assert block.note.startswith("file: "), f"{where}: no comment says which file it is"
-            Path(block.note.removeprefix("file: ")).write_text(block.text, encoding="utf-8")
-        elif block.language == "python":
-            # As many empty lines before it as the page has, so that a traceback names the page's line.
-            exec(compile("\n" * block.line + block.text, "the page", "exec"), namespace)  # noqa: S102
-        elif block.language == "sh":
-            done = subprocess.run(
-                ["bash", "-euo", "pipefail", "-c", block.text],
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, f"{where} ended with {done.returncode}: {done.stderr[-800:]}"
-        else:
-            raise AssertionError(f"{where}: {block.language!r} is neither run nor said to be output")
-        ran.append(block.language)
+    with contextlib.ExitStack() as server:
+        for block in blocks(page):
+            where = f"the block at line {block.line}"
+            text = block.text.replace(":8000", f":{environment['GUIDE_PORT']}")
+            if block.language == "text" or re.match(r"not run: \S", block.note):
+                continue
+            if block.language == "toml":
+                assert block.note.startswith("file: "), f"{where}: no comment says which file it is"
+                Path(block.note.removeprefix("file: ")).write_text(text, encoding="utf-8")
+            elif block.language == "python":
+                # As many empty lines before it as the page has, so that a traceback names the page's line.
+                exec(compile("\n" * block.line + text, "the page", "exec"), namespace)  # noqa: S102
+            elif block.language == "sh" and text.startswith("gptwo serve "):
+                server.close()
+                server.enter_context(serving(text, environment, where))
+            elif block.language == "sh":
+                done = subprocess.run(
+                    ["bash", "-euo", "pipefail", "-c", text],
+                    env=environment,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                assert done.returncode == 0, f"{where} ended with {done.returncode}: {done.stderr[-800:]}"
+            else:
+                raise AssertionError(f"{where}: {block.language!r} is neither run nor said to be output")
+            ran.append(block.language)
+    for left in namespace.values():
+        if type(left).__name__ == "OpenAI":
+            left.close()  # a program's end would
     return ran
+
+
+@contextlib.contextmanager
+def serving(command: str, environment: dict[str, str], where: str) -> Iterator[None]:
+    """The server that ``command`` starts, from when it is healthy."""
+    health = f"http://127.0.0.1:{environment['GUIDE_PORT']}/health"
+    output = Path(environment["GUIDE_LOG"])
+    with output.open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            ["bash", "-euc", f"exec {command}"], env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while not healthy(health):
+            said = output.read_text(encoding="utf-8")
+            assert process.poll() is None, f"{where} ended with {process.returncode}: {said[-800:]}"
+            assert time.monotonic() < deadline, f"{where} serves nobody after a minute: {said[-800:]}"
+            time.sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return bool(reply.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
 
 
 def write_texts(folder: Path, seed: int) -> None:
@@ -130,11 +175,23 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_texts(folder / "texts", seed=0)
     write_texts(folder / "more", seed=1)
     prepare([str(folder / "texts")], tokenizer="bpe", vocab_size=300, out=folder / "data" / "mine")
-    arguments = ["--data", str(folder / "data/mine"), "--out", str(folder / "runs/mine"), *SMALLER.split()]
+    train_small(folder, folder / "runs/mine")
+    return folder
+
+
+def train_small(world: Path, out: Path, *more: str) -> None:
+    arguments = ["--data", str(world / "data/mine"), "--out", str(out), *SMALLER.split(), *more]
     parsed = vars(cli.build_parser().parse_args(["train", *arguments]))
     names = {field.name for field in dataclasses.fields(TrainConfig)}
     train(TrainConfig(**{name: value for name, value in parsed.items() if name in names}))
-    return folder
+
+
+@pytest.fixture(scope="session")
+def served(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose context has room for a conversation."""
+    out = tmp_path_factory.mktemp("served") / "mine"
+    train_small(world, out, "--context", "128")
+    return out
 
 
 @pytest.fixture
@@ -147,18 +204,29 @@ if [ "$1" = train ]; then
     case " $* " in *" --resume "*) set -- "$@" {SMALLER_RESUMED};; *) set -- "$@" {SMALLER};; esac
 fi
 if [ "$1" = finetune ]; then set -- "$@" --steps 2 --sample-tokens 4; fi
+if [ "$1" = serve ]; then set -- "$@" --port "$GUIDE_PORT"; fi
 exec '{sys.executable}' -m gptwo "$@"
 """
     for name, script in {"gptwo": gptwo, "python": f"#!/bin/sh\nexec '{sys.executable}' \"$@\"\n"}.items():
         (folder / name).write_text(script, encoding="utf-8")
         (folder / name).chmod(0o755)
     search = os.pathsep.join(path for path in (str(ROOT / "src"), os.environ.get("PYTHONPATH")) if path)
-    return {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": search}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    return {
+        **os.environ,
+        "PATH": path,
+        "PYTHONPATH": search,
+        "GUIDE_PORT": port,
+        "GUIDE_LOG": str(tmp_path / "log"),
+    }
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=page_id)
 def test_the_examples_of_a_guide_run(
-    page: Path, world: Path, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, world: Path, environment: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     text = page.read_text(encoding="utf-8")
     here = tmp_path / "here"
@@ -166,11 +234,25 @@ def test_the_examples_of_a_guide_run(
     for name in ("texts", "more"):
         shutil.copytree(world / name, here / name)
     if "--out runs/mine" not in text:
-        shutil.copytree(world / "runs", here / "runs")
-    monkeypatch.chdir(here)
-    ran = run_page(text, environment)
+        run = request.getfixturevalue("served") if page.name == "serve.md" else world / "runs" / "mine"
+        shutil.copytree(run, here / "runs" / "mine")
+    with contextlib.chdir(here):
+        ran = run_page(text, environment)
     assert "python" in ran
     assert "sh" in ran or page.name in {"python.md", "json.md"}
+
+
+README_SECTIONS = {"README.md": "Serve it", "README.vi.md": "Phục vụ"}
+
+
+@pytest.mark.parametrize("name", README_SECTIONS)
+def test_the_server_of_a_readme_answers_as_it_says(
+    name: str, served: Path, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(served, tmp_path / "here" / "runs" / "demo")
+    monkeypatch.chdir(tmp_path / "here")
+    ran = run_page(sections(ROOT / name)[README_SECTIONS[name]], environment)
+    assert ran == ["sh", "sh", "python"]
 
 
 def test_there_are_guides() -> None:
@@ -182,6 +264,7 @@ def test_there_are_guides() -> None:
     [
         ("```sh\ngptwo train --no-such-flag\n```\n", "line 1 ended with 2: UsageError"),
         ("```sh\nfalse | true\n```\n", "line 1 ended with 1"),
+        ("```sh\ngptwo serve no-such-model\n```\n", "line 1 ended with 2"),
         ("Text.\n\n```python\nassert 1 == 2, 'not so'\n```\n", "not so"),
         ("```toml\na = 1\n```\n", "no comment says which file"),
         ("```rust\n```\n", "'rust' is neither run nor said to be output"),
@@ -313,6 +396,22 @@ def test_every_flag_is_in_the_reference() -> None:
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     for field in dataclasses.fields(TrainConfig):
         assert f"--{field.name.replace('_', '-')}" in text
+
+
+def test_the_guide_has_every_limit_of_the_server_with_its_default() -> None:
+    section = sections(ROOT / "docs" / "guides" / "serve.md")["Limits"]
+    documented = dict(re.findall(r"^\| `(--[\w-]+)` \| ([^|]+) \|", section, flags=re.MULTILINE))
+    commands = next(a for a in cli.build_parser()._actions if isinstance(a.choices, dict))
+    assert commands.choices is not None
+    limits = {
+        action.option_strings[0]: f"{action.default:g}" if action.default < 1000 else str(action.default)
+        for action in commands.choices["serve"]._actions
+        if isinstance(action.default, int | float) and action.dest not in ("port", "log_prompts")
+        if action.metavar
+    }
+    assert len(limits) > 10
+    assert {flag: documented.get(flag) for flag in limits} == limits
+    assert documented.keys() - limits.keys() == {"--kv-tokens", "--max-prompt-tokens"}
 
 
 # --- keys of --json, metrics.jsonl and TOML -----------------------------------------------------------------------

@@ -95,8 +95,9 @@ def test_the_commands_to_try_can_be_typed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     result, _ = demonstrate(english, Path(name))
-    generate, train = (shlex.split(line) for line in result.summary().splitlines()[-2:])
+    generate, train, serve = (shlex.split(line) for line in result.summary().splitlines()[-3:])
     assert (generate[:2], train[:2]) == (["gptwo", "generate"], ["gptwo", "train"])
+    assert serve == ["gptwo", "serve", name]
     assert done(*generate[1:], "--max-new-tokens", 4).out.startswith(result.prompt)
     done(*train[1:], "--steps", 1, "--batch-tokens", 64, "--sample-tokens", 0)
     assert (tmp_path / "runs" / "longer" / "checkpoints" / "step-00000001").is_dir()
