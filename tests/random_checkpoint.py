@@ -25,13 +25,20 @@ def random_weights(config: GPT2Config, seed: int) -> dict[str, torch.Tensor]:
 
 
 def write_random_checkpoint(
-    folder: Path, config: GPT2Config, *, seed: int = 0, eot_id: int | None = None
+    folder: Path,
+    config: GPT2Config,
+    *,
+    seed: int = 0,
+    eot_id: int | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> Path:
-    """config.json and model.safetensors, in float64 and the released layout, without a tokenizer."""
+    """config.json and model.safetensors in the released layout, without a tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config_to_hf(config, eot_id=eot_id, dtype="float64")))
+    stored = str(dtype).removeprefix("torch.")
+    (folder / "config.json").write_text(json.dumps(config_to_hf(config, eot_id=eot_id, dtype=stored)))
     released = {
-        name: t.contiguous() for name, t in released_tensors(config, random_weights(config, seed)).items()
+        name: t.to(dtype).contiguous()
+        for name, t in released_tensors(config, random_weights(config, seed)).items()
     }
     save_file(released, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

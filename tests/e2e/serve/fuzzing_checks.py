@@ -1,0 +1,30 @@
+"""A check of our own for schemathesis, which reads this file: test_serve_fuzzed.py."""
+
+from __future__ import annotations
+
+import re
+
+import schemathesis
+
+# What no JSON Schema says: tokens of a prompt and max_tokens must fit into the context together; prompts and n have a
+# product, and tokens of all texts a sum, that they may not exceed; some fields go only without others.
+CODES = {"context_length_exceeded", "request_too_large"}
+# And where we keep to what clients send: 9.0 is an integer to a schema, and not to us.
+MESSAGES = "|".join(
+    (
+        r"expected either a prompt or messages",
+        r"\d+ texts are asked for at once; expected .*",
+        r".*\.0 is not possible; expected integer",
+    )
+)
+
+
+@schemathesis.check
+def refused_for_what_no_schema_says(
+    ctx: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case
+) -> None:
+    """A request that is as described may be refused with 400 only for these reasons."""
+    if response.status_code != 400 or case.meta is None or not case.meta.generation.mode.is_positive:
+        return
+    error = response.json()["error"]
+    assert error["code"] in CODES or re.fullmatch(MESSAGES, error["message"]), error
