@@ -71,8 +71,9 @@ def require_prompt_room(serving: Serving, count: int, param: str, *, more: str =
     if count > most:
         raise ApiError(
             400,
-            f"{param} has {more}{count:,} tokens; expected at most {most:,}, with a context of "
-            f"{serving.context:,}; shorten it",
+            # Clients tell this error from others by OpenAI's words for the context.
+            f"{param} has {more}{count:,} tokens; expected at most {most:,}, and this model's maximum context length "
+            f"is {serving.context:,} tokens; shorten it",
             param=param,
             code="context_length_exceeded",
         )
@@ -89,7 +90,10 @@ def _encoded(serving: Serving, text: str | list[int]) -> Prompt:
     if isinstance(text, str):
         ids = tokenizer.encode_arrays([text])[0]
     else:
-        ids = require_tokens(text, serving.loaded.config.vocab_size)
+        try:
+            ids = require_tokens(text, serving.loaded.config.vocab_size)
+        except TokenizerError as error:
+            raise ApiError(400, str(error), param="prompt", code="invalid_value") from error
     if not len(ids):
         if tokenizer.eot_id is None:
             raise TokenizerError(

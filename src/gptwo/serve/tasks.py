@@ -47,8 +47,9 @@ def new_tokens(serving: Serving, prompts: Sequence[Tokens], asked: int | None, *
     if longest + asked > serving.context:
         raise ApiError(
             400,
-            f"the prompt has {longest:,} tokens and max_tokens is {asked:,}, together {longest + asked:,}; expected at "
-            f"most the model's context of {serving.context:,}; shorten the prompt or ask for fewer",
+            # Clients tell this error from others by OpenAI's words for the context.
+            f"this model's maximum context length is {serving.context:,} tokens; the prompt has {longest:,} and "
+            f"max_tokens is {asked:,}, together {longest + asked:,}; shorten the prompt or ask for fewer",
             param="max_tokens",
             code="context_length_exceeded",
         )
@@ -75,7 +76,7 @@ async def make_task(
     """The task that ``fields`` describe. ``ConfigError`` for what can't be together, a schema's faults included."""
     return Task(
         prompts=prompts,
-        policy=_policy(fields),
+        policy=_policy(serving, fields),
         max_new_tokens=max_new_tokens,
         stop=[fields.stop] if isinstance(fields.stop, str) else fields.stop or (),
         ignore_eos=bool(fields.ignore_eos),
@@ -85,7 +86,16 @@ async def make_task(
     )
 
 
-def _policy(fields: SamplingFields) -> SamplingPolicy:
+def _policy(serving: Serving, fields: SamplingFields) -> SamplingPolicy:
+    last = serving.loaded.config.vocab_size - 1
+    for token in fields.bias or ():
+        if token > last:
+            raise ApiError(
+                400,
+                f"logit_bias has id {token}; expected ids of the model, 0 to {last}",
+                param="logit_bias",
+                code="invalid_value",
+            )
     return SamplingPolicy(
         temperature=_or(fields.temperature, 1.0),
         top_k=fields.top_k if fields.top_k is not None and fields.top_k > 0 else None,
