@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -89,10 +88,6 @@ class Serving:
         with suppress(MissingExtraError, TokenizerError):
             # Without llguidance, or with a tokenizer that cannot write JSON, a request that wants it is told so.
             grammar.constraint({"type": "json_object"}, self.tokenizer, self.loaded.config.vocab_size)
-        # All this stays as long as the server does. Looking through it again and again for garbage would be a pause of
-        # a tenth of a second each time.
-        gc.collect()
-        gc.freeze()
 
     def require_model(self, asked: str | None) -> None:
         """404 for another model's name; a name that is left out is this one's."""

@@ -217,6 +217,10 @@ class Writer:
             if text.begun is None:
                 text.begun = begins
             text.tokens += [now] * len(outcome.tokens)
+        for row, _, _, error in outcomes:
+            if error is None and row.finish_reason is not None:
+                # Before anybody hears of its end, and asks for the counts.
+                self._report(self._texts[row], row.finish_reason)
         pieces = [
             (self._texts[outcome.row].writing, piece_of(outcome)) for outcome in outcomes if outcome.tokens
         ]
@@ -226,9 +230,7 @@ class Writer:
             if error is not None:
                 self._leave(self._texts[row].writing, "error", error)
             elif row.finish_reason is not None:
-                text = self._texts.pop(row)
-                self._report(text, row.finish_reason)
-                self._tell(self._gone, text.writing, 1, None)
+                self._tell(self._gone, self._texts.pop(row).writing, 1, None)
 
     def _leave(
         self, writing: Writing, how: Literal["abort", "error"], error: BaseException | None = None
