@@ -49,7 +49,7 @@ tests: install
 
 # Kill loops, soaks and fuzzing. Their last figures stand in docs/testing.md.
 test-long: install
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m long -o faulthandler_timeout=0
 
 docs: install
 	$(BIN)/python tools/cli_reference.py

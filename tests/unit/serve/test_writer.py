@@ -76,6 +76,8 @@ def with_writer(
         try:
             await asyncio.wait_for(body(writer), 30)
         finally:
+            if isinstance(engine, Gated):
+                engine.gate.set()  # or a test that fails would wait for its pass
             await writer.close(0)
         assert not writer._thread.is_alive()
 
