@@ -227,6 +227,8 @@ class Writer:
         if pieces:
             self._tell(self._deliver, pieces)
         for row, _, _, error in outcomes:
+            if row not in self._texts:
+                continue  # another text of its task has failed before it in this pass
             if error is not None:
                 self._leave(self._texts[row].writing, "error", error)
             elif row.finish_reason is not None:

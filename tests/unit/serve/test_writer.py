@@ -214,6 +214,27 @@ def test_an_error_of_one_text_ends_its_task_and_no_other() -> None:
     assert sorted(fact.finish_reason for fact in facts) == ["error", "error", "length"]
 
 
+@pytest.mark.parametrize("other", [[9, 2], [65]], ids=["fails too", "ends"])
+def test_texts_of_a_task_that_fail_or_end_in_one_pass_take_no_other_along(other: list[int]) -> None:
+    class Odd(ScriptedEngine):
+        def after(self, tokens: list[int]) -> np.ndarray:
+            logits = super().after(tokens)
+            return np.full_like(logits, np.nan) if tokens[0] == 9 else logits
+
+    facts = Facts()
+
+    async def body(writer: Writer) -> None:
+        good = writer.submit(task([97], new=20))
+        bad = writer.submit(task([9, 1], other, new=1))
+        with pytest.raises(ValueError, match="are not numbers"):
+            await collected(bad)
+        assert text(await collected(good)) == "bcdefghijklmnopqrstu"
+        await until(lambda: writer.stats[:3] == (0, 0, 0.0))
+
+    with_writer(body, Odd(count_up), observer=facts, slots=3)
+    assert sorted(fact.finish_reason for fact in facts) == ["error", "error", "length"]
+
+
 def test_a_pass_that_fails_loses_its_texts_and_the_server_goes_on() -> None:
     class Fails(ScriptedEngine):
         fails = False
