@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gptwo.serve.errors import ApiError
+from gptwo.serve.errors import ApiError, RequestIds
 from gptwo.serve.settings import REFUSED_AT_ONCE
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ async def _full(scope: Any, receive: Any, send: Any) -> None:
     error = ApiError(
         429, "every connection of the server is busy", code="no_connection", headers={"Connection": "close"}
     )
-    await error.response()(scope, receive, send)
+    await RequestIds(error.response())(scope, receive, send)
 
 
 def _bytes_of(error: ApiError) -> bytes:

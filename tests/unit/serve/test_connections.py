@@ -302,6 +302,7 @@ def test_when_all_are_being_answered_a_newcomer_is_told_so() -> None:
                 assert given.status == 429
                 assert given.code == "no_connection"
                 assert given.headers["retry-after"]
+                assert given.headers["x-request-id"]
         server.service.release()
         assert [answer(client).status for client in held] == [200, 200]
         assert echoes(stack.enter_context(server.connection()))
