@@ -30,12 +30,16 @@ class CompletionLogprobs:
         self._text = TextStream(tokenizer)
         self._offset = 0
 
-    def next(self, entries: Sequence[tuple[int, Token | None]]) -> dict[str, list[Any]]:
-        """Of the next tokens, with their ids. None: nothing comes before a prompt's first, so nothing predicts it."""
+    def next(self, entries: Sequence[tuple[int, Token | None]], *, echoed: int = 0) -> dict[str, list[Any]]:
+        """Of the next tokens, with their ids. None: nothing comes before a prompt's first, so nothing predicts it.
+
+        The first ``echoed`` are a prompt's, whose <|endoftext|> is text; one that is written is none.
+        """
         offsets = []
-        for token_id, _ in entries:
+        for place, (token_id, _) in enumerate(entries):
             offsets.append(self._offset)
-            self._offset += len(self._text.push(token_id))
+            if place < echoed or token_id != self._tokenizer.eot_id:
+                self._offset += len(self._text.push(token_id))
         return {
             "tokens": [token_name(self._tokenizer, token_id) for token_id, _ in entries],
             "token_logprobs": [token.logprob if token else None for _, token in entries],

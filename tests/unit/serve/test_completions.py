@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from asgi_client import Reply
-from served import Client, says, serve
+from served import EOT, Client, says, serve
 
 from gptwo.serve.schemas.completions import Completion
 from gptwo.tokenizer import train_bpe
@@ -264,6 +264,17 @@ def test_tokens_that_are_no_text_by_themselves_have_names_of_bytes() -> None:
         assert choice["logprobs"]["text_offset"] == [0, 1, 1, 1, 2, 3]
 
     serve(body, says("a€b"))
+
+
+def test_an_end_is_text_in_a_prompt_alone() -> None:
+    async def body(client: Client) -> None:
+        asked = {"prompt": [EOT], "max_tokens": 3, "ignore_eos": True, "logprobs": 0, "echo": True}
+        (choice,) = whole(await client.complete(**asked))["choices"]
+        assert choice["text"] == "<|endoftext|>ab"
+        assert choice["logprobs"]["tokens"] == ["<|endoftext|>", "a", "<|endoftext|>", "b"]
+        assert choice["logprobs"]["text_offset"] == [0, 13, 14, 14]
+
+    serve(body, lambda tokens: [ord("a"), EOT, ord("b")][len(tokens) - 1])
 
 
 def test_extensions_reach_the_sampling() -> None:

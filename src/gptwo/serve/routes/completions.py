@@ -119,12 +119,13 @@ class _Choice:
         self._logprobs = CompletionLogprobs(serving.tokenizer) if asked.logprobs is not None else None
 
     def piece(self, piece: Piece | WrittenText) -> dict[str, Any]:
-        text, logprobs = piece.text, None
+        text, logprobs, echoed = piece.text, None, 0
         entries: list[tuple[int, Token | None]] = [(token.id, token) for token in piece.tokens]
         if self._echo is not None:
             text = self._echo.text + text
+            echoed = len(piece.prompt)
             entries = [*zip(self._echo.ids.tolist(), piece.prompt, strict=False), *entries]
             self._echo = None
         if self._logprobs is not None and entries:
-            logprobs = self._logprobs.next(entries)
+            logprobs = self._logprobs.next(entries, echoed=echoed)
         return {"text": text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
