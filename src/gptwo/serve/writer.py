@@ -97,15 +97,13 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
-    def submit(self, task: Task) -> Writing:
-        """Ask for the texts of a task; returns at once.
+    def require_room(self, count: int) -> None:
+        """Whether so many texts would be taken now: ``QueueFullError``, ``ServerClosingError``; ``ConfigError`` if never.
 
-        Raises ``QueueFullError`` and ``ServerClosingError``, and what ``infer.generate.write`` does.
+        ``submit`` asks this, too; before it, who would be refused then need not wait for a long prompt to be encoded.
         """
         if self._closing:
             raise ServerClosingError("the server is going down; ask again when it is back")
-        count = len(task.prompts)
-        require_task(self._engine, task)
         if count > self._most:
             raise ConfigError(
                 f"{count} texts are asked for at once; expected at most {self._most}; ask for fewer"
@@ -114,6 +112,15 @@ class Writer:
             raise QueueFullError(
                 f"{self._in_flight} texts are being written or wait, and the server takes {self._most}; ask again later"
             )
+
+    def submit(self, task: Task) -> Writing:
+        """Ask for the texts of a task; returns at once.
+
+        Raises what ``require_room`` does, and ``infer.generate.write``.
+        """
+        count = len(task.prompts)
+        self.require_room(count)
+        require_task(self._engine, task)
         seed = task.policy.seed if task.policy.seed is not None else sampling.fresh_seed()
         task = replace(task, whole_characters=True)
         rows = [Row(task, number, self._tokenizer, seed + number) for number in range(count)]

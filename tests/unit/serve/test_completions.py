@@ -469,6 +469,9 @@ def test_a_full_queue_is_429_and_says_when_to_come_back() -> None:
         reply = await client.complete()
         assert (reply.status, reply.error["type"]) == (429, "rate_limit_error")
         assert int(reply.headers["retry-after"]) > 0
+        # Before anything is done for it: this prompt is too long, which encoding it would show.
+        assert (await client.complete(prompt="x" * 2000)).status == 429
+        assert (await client.chat(messages=[{"role": "user", "content": "x" * 2000}])).status == 429
         slow.turn.release(2)
         assert (await first).status == 200
 

@@ -41,6 +41,7 @@ def router(serving: Serving) -> APIRouter:
         turns = chat_turns(asked.messages)
         log_facts(request)["messages"] = turns
         count, _ = choices_of(serving, asked.n)
+        serving.open_writer.require_room(count)
         ids = await encode_chat(serving, turns)
         most = new_tokens(serving, [ids], asked.most, texts_each=count)
         task = await make_task(

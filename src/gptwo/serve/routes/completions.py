@@ -51,6 +51,7 @@ def router(serving: Serving) -> APIRouter:
                 "expected best_of equal to n, or no stream",
                 param="best_of",
             )
+        serving.open_writer.require_room(written)
         prompts = await encode_prompts(serving, asked.prompt)
         # The texts of a prompt share its array, which is how the writer knows that it is one prompt.
         ids = [prompt.ids for prompt in prompts for _ in range(written)]
