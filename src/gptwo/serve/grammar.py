@@ -72,18 +72,14 @@ def constraint(
     refused. ``ConfigError``: no response_format, or a schema that cannot be compiled or is too large;
     ``TokenizerError``: a tokenizer that cannot write JSON; ``MissingExtraError`` without llguidance.
 
-    A compilation leaves Python's lock to other threads. ``prepare`` has what the first one would not.
+    A compilation leaves Python's lock to other threads, but a tokenizer's first one has its vocabulary read before: half
+    a second for GPT-2's, while they stand still.
     """
     schema = _schema(response_format)
     if schema is None:
         return None
     matcher = _compiled(_vocabulary(tokenizer), schema)
     return lambda: _Grammar(matcher.deep_copy(), tokenizer.vocab_size, vocab_size)
-
-
-def prepare(tokenizer: Tokenizer) -> None:
-    """Read the tokenizer's vocabulary: half a second for GPT-2's, while other threads stand still. Errors as above."""
-    _vocabulary(tokenizer)
 
 
 class _Grammar:

@@ -16,7 +16,7 @@ from gptwo.infer.generate import result_of, write
 from gptwo.infer.sampling import SamplingPolicy
 from gptwo.infer.task import Task
 from gptwo.serve import grammar
-from gptwo.serve.grammar import constraint, prepare
+from gptwo.serve.grammar import constraint
 from gptwo.tokenizer import Tokenizer, build_byte, build_char
 from scripted_engine import ScriptedEngine
 from tokenizer_cases import tokenizer
@@ -56,7 +56,7 @@ def test_plain_text_has_no_constraint() -> None:
 
 
 def test_a_vocabulary_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare(BYTES)
+    constraint({"type": "json_object"}, BYTES, 257)
     monkeypatch.setattr(grammar, "_Tokens", None)
     assert constraint({"type": "json_object"}, BYTES, 257) is not None
 
