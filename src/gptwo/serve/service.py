@@ -41,6 +41,7 @@ class ModelService:
         self._say = say
         self._metrics = metrics
         self._serving = Serving(settings, metrics)
+        self._writer: Writer | None = None
         self.app: ASGIApp = create_app(self._serving)
         if not settings.api_keys and is_loopback(settings.host):
             self.app = HostCheck(self.app)
@@ -69,7 +70,7 @@ class ModelService:
             free_bytes=model.engine.free_memory_bytes(),
             paged=model.engine.paged,
         )
-        self._serving.writer = Writer(
+        self._writer = Writer(
             model,
             slots=budget.slots,
             cache_tokens=budget.tokens,
@@ -84,7 +85,9 @@ class ModelService:
         self._say(_memory(settings, budget, model.config.context))
 
     def open(self) -> None:
-        writer = self._serving.open_writer
+        assert self._writer is not None
+        # Not before: a server with a writer that is not ready is going down.
+        self._serving.writer = writer = self._writer
         writer.start()
         self._metrics.watch(lambda: writer.stats)
         self._serving.ready = True

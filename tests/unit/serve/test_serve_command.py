@@ -170,11 +170,13 @@ def service_of(model: Path, **changed: Any) -> ModelService:
     return ModelService(chosen, loaded, metrics=Metrics(), say=lambda line: None)
 
 
-def test_what_was_loaded_is_no_work_for_the_collector(model: Path) -> None:
+def test_what_is_loaded_is_loading_until_it_is_open_and_then_no_work_for_the_collector(model: Path) -> None:
     async def served() -> None:
         service = service_of(model)
         service.build()
+        assert service._serving.status == "loading"
         service.open()
+        assert service._serving.status == "ok"
         assert gc.get_freeze_count() > 10_000
         await service.close(0)
 
