@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # as much of each connection in any case.
 _ORDINARY_BYTES = 64 << 10
 _LARGE_BODIES_BYTES = 256 << 20
-"""Of all larger bodies together that are held at a time."""
+"""Of all larger bodies together that are held at a time: on their way, or until their requests are answered."""
 
 
 class BodyLimit:
@@ -42,14 +42,17 @@ class BodyLimit:
             await error.response()(scope, receive, send)
             return
         if body is not None:
-            await self._app(scope, _replayed(body, receive), send)
+            try:
+                await self._app(scope, _replayed(body, receive), send)
+            finally:
+                self._held_bytes -= len(body)
 
     async def _whole_body(self, scope: Scope, receive: Receive) -> bytes | None:
-        """None when the client has gone."""
+        """None when the client has gone. A body that is given back is still counted."""
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > self._most:
                 raise self._too_large(f"{int(value)} bytes")
-        body = bytearray()
+        body, is_whole = bytearray(), False
         try:
             async with asyncio.timeout(self._time_s):
                 while True:
@@ -61,6 +64,7 @@ class BodyLimit:
                     self._held_bytes += len(chunk)
                     self._check_size(len(body))
                     if not message.get("more_body", False):
+                        is_whole = True
                         return bytes(body)
         except TimeoutError:
             raise ApiError(
@@ -71,7 +75,8 @@ class BodyLimit:
                 headers={"Connection": "close"},
             ) from None
         finally:
-            self._held_bytes -= len(body)
+            if not is_whole:
+                self._held_bytes -= len(body)
 
     def _check_size(self, size: int) -> None:
         if size > self._most:

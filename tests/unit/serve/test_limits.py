@@ -95,6 +95,29 @@ def test_large_bodies_share_a_memory_that_comes_back(monkeypatch: pytest.MonkeyP
     asyncio.run(all_of_it())
 
 
+def test_a_large_body_is_counted_until_its_request_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_ORDINARY_BYTES", 4)
+    monkeypatch.setattr(limits, "_LARGE_BODIES_BYTES", 10)
+
+    async def all_of_it() -> None:
+        entered, released = asyncio.Event(), asyncio.Event()
+
+        async def slow(scope: Any, receive: Any, send: Any) -> None:
+            entered.set()
+            await released.wait()
+            await Recorder()(scope, receive, send)
+
+        limit = limited(slow)
+        first = asyncio.create_task(acall(limit, scope(), body(b"01234567")))
+        await entered.wait()
+        assert status(await acall(limit, scope(), body(b"01234"))) == 503
+        released.set()
+        assert status(await first) == 200
+        assert status(await acall(limit, scope(), body(b"01234"))) == 200
+
+    asyncio.run(asyncio.wait_for(all_of_it(), 30))
+
+
 def test_what_is_no_request_passes() -> None:
     app = Recorder()
     call(limited(app), {"type": "lifespan"})
