@@ -72,8 +72,8 @@ def constraint(
     refused. ``ConfigError``: no response_format, or a schema that cannot be compiled or is too large;
     ``TokenizerError``: a tokenizer that cannot write JSON; ``MissingExtraError`` without llguidance.
 
-    A compilation leaves Python's lock to other threads, but a tokenizer's first one has its vocabulary read before: half
-    a second for GPT-2's, while they stand still.
+    A compilation leaves Python's lock to other threads. Before a tokenizer's first one its vocabulary is read, half a
+    second for GPT-2's in which they stand still.
     """
     schema = _schema(response_format)
     if schema is None:

@@ -16,7 +16,7 @@ from gptwo.infer.api import LanguageModel
 from gptwo.infer.batch import Batch
 from gptwo.infer.generate import require_task
 from gptwo.infer.row import Row
-from gptwo.infer.schedule import Counts, Scheduler
+from gptwo.infer.schedule import Scheduler
 from gptwo.infer.task import FinishReason, Task
 from gptwo.serve.writing import Piece, Text, TextFacts, Writing, piece_of
 from gptwo.tokenizer.tokenizer import Tokenizer
@@ -70,9 +70,6 @@ class Writer:
             self._tokenizer: Tokenizer | None = model.tokenizer
         except TokenizerError:
             self._tokenizer = None
-        self._slots = slots
-        self._cache_tokens = cache_tokens
-        self._prefix_cache = prefix_cache
         self._observer = observer
         self._most = slots + queue
         self._closing = False
@@ -83,8 +80,10 @@ class Writer:
         self._loop: asyncio.AbstractEventLoop | None = None
         # To the engine's thread alone.
         self._texts: dict[Row, Text] = {}
-        self._past = Counts()
-        self._batch = self._empty_batch()
+        context = self._engine.config.context
+        session = self._engine.start(slots=slots, capacity=context, pool=cache_tokens)
+        scheduler = Scheduler(session, chunk=CHUNK, chunk_alone=CHUNK_ALONE, reuse=prefix_cache)
+        self._batch = Batch(session, scheduler, context=context)
         # Between both, under the lock.
         self._wake = threading.Condition()
         self._arrived: list[Text] = []
@@ -98,7 +97,7 @@ class Writer:
         self._thread.start()
 
     def require_room(self, count: int) -> None:
-        """Whether so many texts would be taken now: ``QueueFullError``, ``ServerClosingError``; ``ConfigError`` if never.
+        """``QueueFullError`` or ``ServerClosingError`` if so many texts are not taken now, ``ConfigError`` if never.
 
         ``submit`` asks this, too; before it, who would be refused then need not wait for a long prompt to be encoded.
         """
@@ -136,16 +135,16 @@ class Writer:
     @property
     def stats(self) -> WriterStats:
         """Just now."""
-        batch = self._batch
-        running, counts = len(batch.scheduler.running), batch.scheduler.counts
+        scheduler = self._batch.scheduler
+        running = len(scheduler.running)
         return WriterStats(
             running=running,
             waiting=max(0, self._in_flight - running),
-            kv_use=batch.scheduler.session.use,
-            kv_tokens=batch.scheduler.session.pool,
-            prefix_queries=self._past.asked + counts.asked,
-            prefix_hits=self._past.reused + counts.reused,
-            preemptions=self._past.preemptions + counts.preemptions,
+            kv_use=scheduler.session.use,
+            kv_tokens=scheduler.session.pool,
+            prefix_queries=scheduler.counts.asked,
+            prefix_hits=scheduler.counts.reused,
+            preemptions=scheduler.counts.preemptions,
         )
 
     async def close(self, grace_s: float) -> None:
@@ -205,15 +204,9 @@ class Writer:
                 self._pass()
             except Exception as error:
                 _log.exception("a pass of the model failed; all texts in it are lost")
+                # Their slots are empty then, and the session goes on: there may be no memory for a second one.
                 for writing in {text.writing for text in self._texts.values()}:
                     self._leave(writing, "error", error)
-                lost = self._batch.scheduler.counts
-                self._past = Counts(
-                    preemptions=self._past.preemptions + lost.preemptions,
-                    asked=self._past.asked + lost.asked,
-                    reused=self._past.reused + lost.reused,
-                )
-                self._batch = self._empty_batch()
 
     def _pass(self) -> None:
         begins = time.perf_counter()
@@ -261,12 +254,3 @@ class Writer:
             self._loop.call_soon_threadsafe(what, *arguments)
         except RuntimeError:
             _log.debug("the event loop has gone; nobody is told")
-
-    def _empty_batch(self) -> Batch:
-        context = self._engine.config.context
-        session = self._engine.start(slots=self._slots, capacity=context, pool=self._cache_tokens)
-        return Batch(
-            session,
-            Scheduler(session, chunk=CHUNK, chunk_alone=CHUNK_ALONE, reuse=self._prefix_cache),
-            context=context,
-        )

@@ -239,6 +239,10 @@ def test_a_pass_that_fails_loses_its_texts_and_the_server_goes_on() -> None:
     class Fails(ScriptedEngine):
         fails = False
 
+        def start(self, **arguments: Any) -> ScriptedSession:
+            assert not self.fails, "there is no memory for the keys and values of another session"
+            return super().start(**arguments)
+
         def after(self, tokens: list[int]) -> np.ndarray:
             if self.fails:
                 raise MemoryError("out of memory")
