@@ -29,7 +29,7 @@ class Seat:
 class Counts:
     """What has happened since the beginning: how often a text lost its memory to others, and tokens of prompts.
 
-    ``reused`` of the ``asked`` tokens of all prompts were still known.
+    ``reused`` of the ``asked`` tokens of prompts were still known; those of who waits for a leader are not asked for.
     """
 
     preemptions: int = 0
@@ -107,7 +107,8 @@ class Scheduler:
             text = seat.row.unread
             seat.slot = self._free.pop()
             seat.leader = self._leader(seat)
-            if seat.leader is None and self.reuse and not seat.row.scores_prompt:
+            looks_up = seat.leader is None and self.reuse and not seat.row.scores_prompt
+            if looks_up:
                 seat.read = self.session.reuse(seat.slot, text)
             count = 0 if seat.leader else min(len(text) - seat.read, left)
             # Not only this pass's part: a text that is let in and put out again has been read for nothing.
@@ -116,8 +117,9 @@ class Scheduler:
                 return
             if seat.row.cached_tokens is None:
                 seat.row.cached_tokens = seat.read
-                self.counts.asked += len(text)
-                self.counts.reused += seat.read
+                if looks_up:
+                    self.counts.asked += len(text)
+                    self.counts.reused += seat.read
             self.waiting.popleft()
             self.running.append(seat)
             left -= count

@@ -301,6 +301,7 @@ def test_prompts_are_counted_once_and_times_add_up() -> None:
         )
         await collected(writing)
         assert (writing.prompt_tokens, writing.cached_tokens) == (3, 0)
+        assert writer.stats.prefix_queries == 3, "whose prompt another reads looks nothing up"
 
     with_writer(body, observer=facts)
     assert len(facts) == 3
