@@ -217,22 +217,26 @@ class Writer:
             if text.begun is None:
                 text.begun = begins
             text.tokens += [now] * len(outcome.tokens)
-        for row, _, _, error in outcomes:
-            if error is None and row.finish_reason is not None:
-                # Before anybody hears of its end, and asks for the counts.
-                self._report(self._texts[row], row.finish_reason)
         pieces = [
             (self._texts[outcome.row].writing, piece_of(outcome)) for outcome in outcomes if outcome.tokens
         ]
+        ended = [
+            self._texts.pop(row)
+            for row, _, _, error in outcomes
+            if error is None and row.finish_reason is not None
+        ]
+        for text in ended:
+            # Before anybody hears of its end, and asks for the counts.
+            assert text.row.finish_reason is not None
+            self._report(text, text.row.finish_reason)
         if pieces:
             self._tell(self._deliver, pieces)
+        for text in ended:
+            self._tell(self._gone, text.writing, 1, None)
         for row, _, _, error in outcomes:
-            if row not in self._texts:
-                continue  # another text of its task has failed before it in this pass
-            if error is not None:
+            # Not if another text of its task has failed before it, and taken it along.
+            if error is not None and row in self._texts:
                 self._leave(self._texts[row].writing, "error", error)
-            elif row.finish_reason is not None:
-                self._tell(self._gone, self._texts.pop(row).writing, 1, None)
 
     def _leave(
         self, writing: Writing, how: Literal["abort", "error"], error: BaseException | None = None
