@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ class Serving:
     writer: Writer | None = None
     ready: bool = False
     started: int = field(default_factory=lambda: int(time.time()))
+    slow_work: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    """For what takes a thread for long: strangers' schemas and long texts must not take all threads from the others."""
 
     @property
     def status(self) -> Literal["ok", "loading", "closing"]:

@@ -120,7 +120,8 @@ async def _constraint(serving: Serving, fields: SamplingFields) -> Callable[[], 
         return None
     described, vocab_size = wanted.model_dump(by_alias=True), serving.loaded.config.vocab_size
     try:
-        # A schema of a line can be long to compile: never on the loop.
-        return await asyncio.to_thread(grammar.constraint, described, serving.tokenizer, vocab_size)
+        # A schema of a line can be long to compile: never on the loop, and never in all of its threads.
+        async with serving.slow_work:
+            return await asyncio.to_thread(grammar.constraint, described, serving.tokenizer, vocab_size)
     except GptwoError as error:
         raise ApiError(400, str(error), param="response_format") from error

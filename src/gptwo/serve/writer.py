@@ -202,7 +202,8 @@ class Writer:
                 self._leave(writing, "abort")
             try:
                 self._pass()
-            except Exception as error:
+            # The panic of a library in Rust is no Exception, and this thread has to go on.
+            except BaseException as error:
                 _log.exception("a pass of the model failed; all texts in it are lost")
                 # Their slots are empty then, and the session goes on: there may be no memory for a second one.
                 for writing in {text.writing for text in self._texts.values()}:

@@ -33,9 +33,6 @@ a pause of a tenth of a second for everybody."""
 def router(serving: Serving) -> APIRouter:
     """The routes."""
     routes = APIRouter()
-    # Who has long texts encoded must not take all threads from those who want an answer.
-    turns = asyncio.Semaphore(2)
-
     @routes.post(
         "/tokenize",
         summary="Text, or a conversation, to token ids",
@@ -54,7 +51,7 @@ def router(serving: Serving) -> APIRouter:
                 f"{size:,} characters are to be encoded; expected at most {MOST_CHARACTERS:,}; send a part of them",
                 code="request_too_large",
             )
-        async with turns:
+        async with serving.slow_work:
             content = await asyncio.to_thread(_tokenized, serving, asked)
         return Response(content, media_type="application/json")
 
