@@ -106,16 +106,25 @@ int main() {
     Fold folds[2];
     Candidate found[2][SPAN + 1];
     int64_t counts[2];
+    std::vector<double> z[2], weights[2];
     int which = 0;
     for (const Kernels* kernels : {&portable::KERNELS, &OTHER::KERNELS}) {
         y[which].resize(x.size());
         kernels->layer_norm(x.data(), gamma.data(), beta.data(), 1e-5f, int64_t(x.size()), y[which].data());
         folds[which] = kernels->fold(x.data(), SPAN - 3);
         counts[which] = kernels->reach(x.data(), SPAN - 3, 1.5f, 7, found[which]);
+        z[which].assign(x.begin(), x.end());
+        weights[which].resize(x.size());
+        // Up to the end of double's exponents.
+        kernels->weigh(z[which].data(), int64_t(x.size()), 5.0, 0.0125, weights[which].data());
         ++which;
     }
     near("layer_norm", FP32, y[1], y[0], 1e-5f);
     near("fold", FP32, {folds[1].largest, folds[1].total}, {folds[0].largest, folds[0].total}, 1e-6f);
+    std::vector<float> ratios;
+    for (size_t i = 0; i < x.size(); ++i)
+        ratios.push_back(weights[0][i] == weights[1][i] ? 1.0f : float(weights[1][i] / weights[0][i]));
+    near("weigh", FP32, ratios, std::vector<float>(x.size(), 1.0f), 1e-7f);
     if (counts[0] != counts[1] || std::memcmp(found[0], found[1], size_t(counts[0]) * sizeof(Candidate)) != 0) {
         std::puts("reach: other candidates");
         ++failures;

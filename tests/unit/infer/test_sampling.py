@@ -214,6 +214,22 @@ def test_process_equals_the_papers_distribution() -> None:
     FP64.assert_close(probabilities(ours), expected)
 
 
+@pytest.mark.parametrize(
+    "filters",
+    [{}, {"top_k": 7}, {"top_p": 0.8}, {"min_p": 0.05}, {"top_k": 40, "top_p": 0.9, "min_p": 0.02}],
+    ids=str,
+)
+def test_the_token_is_drawn_from_what_the_stages_leave(filters: dict[str, Any]) -> None:
+    policy = SamplingPolicy(temperature=1.3, repetition_penalty=1.2, frequency_penalty=0.3, **filters)
+    for seed in range(60):
+        logits, tokens = random_logits(300, seed), np.array([1, 5, 5, seed])
+        p = probabilities(sampling.process(logits, tokens, policy, prompt_tokens=2))
+        token = sampling.choose(logits, tokens, policy, prompt_tokens=2, seed=seed, step=3)
+        end = p.cumsum()[token]
+        assert p[token] > 0
+        assert end - p[token] - 1e-12 <= sampling.uniform(seed, 3) <= end + 1e-12
+
+
 def test_greedy_takes_the_largest_after_the_penalty_and_the_lowest_id_among_equals() -> None:
     logits = np.array([1.0, 5.0, 4.0, 5.0])
     greedy = SamplingPolicy(temperature=0.0, top_k=1)

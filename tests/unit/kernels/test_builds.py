@@ -20,6 +20,7 @@ NATIVE_TESTS = [
     "tests/unit/kernels/test_library.py",
     "tests/unit/kernels/test_top.py",
     "tests/unit/kernels/test_choose.py",
+    "tests/unit/kernels/test_shapes.py",
     "tests/unit/infer/test_native_engine.py",
     "tests/contract/test_engines.py",
 ]
