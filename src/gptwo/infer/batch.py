@@ -39,7 +39,7 @@ class Batch:
     def step(self) -> list[Written]:
         """One pass of the model; what it brought, in the order of the rows. Without rows, nothing.
 
-        An error of the model itself leaves all as it was before.
+        After an error of the model itself the batch is to be given up: slots may have read what no seat knows of.
         """
         reads = self.scheduler.schedule()
         if not reads:

@@ -34,7 +34,11 @@ class Sampler(Protocol):
         seed: int,
         step: int,
     ) -> int:
-        """``sampling.choose``; another token at most where its u is within 1e-9 of the border between two."""
+        """``sampling.choose``; another token at most where rounding decides.
+
+        That is where u is within 1e-9 of the border between two, or what top-p or min-p compares is equal but for the
+        last bits of a double.
+        """
 
 
 class Session(Protocol):

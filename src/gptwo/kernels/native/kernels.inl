@@ -456,7 +456,7 @@ void attend_as(const Cache& cache, const Queries& in, float* out, int64_t out_st
         const int64_t first = in.first + row;
         for (int64_t start = 0; start < first + count; start += BLOCK) {
             const char* unit = cache.unit(in.layer, in.table[start / BLOCK], in.head);
-            // Blocks lie apart, so that the processor does not guess the next one.
+            // A sequence's blocks may lie anywhere, so that the processor does not guess the next one.
             const char* next =
                 start + BLOCK < first + count ? cache.unit(in.layer, in.table[start / BLOCK + 1], in.head) : unit;
             if (count == QUERIES && start + BLOCK <= first + 1) {
