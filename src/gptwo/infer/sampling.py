@@ -136,10 +136,10 @@ def process(
     z = _adjusted(logits, tokens, policy, prompt_tokens)
     if policy.temperature == 0.0:
         return z
-    z = scaled(z, policy.temperature)
-    if policy.top_k is not None:
-        z = top_k(z, policy.top_k)
-    return _narrowed(z, policy)
+    kept, left = _left(z, policy)
+    processed = np.full(len(z), -math.inf)
+    processed[kept] = left
+    return processed
 
 
 def adjustments(
@@ -179,12 +179,20 @@ def scaled(logits: Float[np.ndarray, " V"], tau: float) -> Float[np.ndarray, " V
         return temperature(logits - logits.max(), tau)
 
 
-def _narrowed(z: Float[np.ndarray, " V"], policy: SamplingPolicy) -> Float[np.ndarray, " V"]:
+def _left(
+    z: Float[np.ndarray, " V"], policy: SamplingPolicy
+) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Where the temperature and top-k leave something, and what top-p and min-p make of that alone."""
+    z = scaled(z, policy.temperature)
+    kept = np.arange(len(z))
+    if policy.top_k is not None:
+        kept = np.flatnonzero(top_k(z, policy.top_k) > -math.inf)
+        z = z[kept]
     if policy.top_p is not None:
         z = top_p(z, policy.top_p)
     if policy.min_p is not None:
         z = min_p(z, policy.min_p)
-    return z
+    return kept, z
 
 
 # --- The draw ---------------------------------------------------------------------------------------------------------
@@ -220,11 +228,8 @@ def draw(logits: Float[np.ndarray, " V"], u: float) -> int:
 
 def drawn(z: Float[np.ndarray, " V"], policy: SamplingPolicy, u: float) -> int:
     """The draw at u after the temperature and the filters: the index of z. What top-k removes leaves no trace in it."""
-    z = scaled(z, policy.temperature)
-    if policy.top_k is None:
-        return draw(_narrowed(z, policy), u)
-    kept = np.flatnonzero(top_k(z, policy.top_k) > -math.inf)
-    return int(kept[draw(_narrowed(z[kept], policy), u)])
+    kept, left = _left(z, policy)
+    return int(kept[draw(left, u)])
 
 
 def choose(
