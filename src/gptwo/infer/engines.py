@@ -168,7 +168,8 @@ def _why_not_native(folder: Path, device: str, dtype: str | None, kv_dtype: str 
         return f"the native engine has heads of at most {MOST_HEAD_WIDTH}, not {width}"
     if dtype is None and _is_float64(folder):
         return "the native engine does not compute in float64, as the weights are"
-    natives_alone = dtype in ("int8", "int4") or kv_dtype is not None
+    in_few_bits = dtype is not None and short_dtype(dtype) in ("int8", "int4")
+    natives_alone = in_few_bits or kv_dtype is not None
     if device == "auto" and not natives_alone and _has_accelerator():
         return "there is an accelerator"
     return _why_not_built()

@@ -38,8 +38,8 @@ def read_following(
 ) -> list[Following]:
     """``Session.read``, of text i for the rows ``takers[i]``.
 
-    All logits are written in one pass where a row needs them; else only the largest, and a text whose next token these
-    do not decide, as equal logits stand at the border, is read once more. What a row gets out of it is the same.
+    All logits are written in one pass where a row needs them; else only the largest, and the places of a
+    text whose next token these do not decide, as equal logits stand at the border, are read once more. What a row gets out of it is the same.
     """
     waiting = [row for rows, n in zip(takers, last, strict=True) for row in rows if n > 0]
     k = max((row.largest for row in waiting), default=1)
@@ -52,6 +52,6 @@ def read_following(
     following = [Following(top, None) for top in session.read_top(slots, texts, last, k)]
     for i, rows in enumerate(takers):
         if last[i] > 0 and not all(row.decided_by(following[i].top) for row in rows):
-            session.truncate(slots[i], int(session.lengths[slots[i]]) - len(texts[i]))
-            (following[i],) = whole(session.read([slots[i]], [texts[i]], [last[i]]))
+            session.truncate(slots[i], int(session.lengths[slots[i]]) - last[i])
+            (following[i],) = whole(session.read([slots[i]], [texts[i][-last[i] :]], [last[i]]))
     return following

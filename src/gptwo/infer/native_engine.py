@@ -165,7 +165,7 @@ class NativeEngine:
         firsts = [len(row) - 1 - n for row, n in zip(rows, last, strict=True)]
         begun = [i for i, first in enumerate(firsts) if first > 0]
         if begun:
-            session.prefill(begun, [rows[i][: firsts[i]] for i in begun])
+            session.read(begun, [rows[i][: firsts[i]] for i in begun], [0] * len(begun))
         parts: list[list[tuple[NDArray[np.float32], NDArray[np.bool_]]]] = [[] for _ in rows]
         for done in range(0, max(last), at_once):
             going = [i for i, n in enumerate(last) if n > done]

@@ -33,6 +33,7 @@ a pause of a tenth of a second for everybody."""
 def router(serving: Serving) -> APIRouter:
     """The routes."""
     routes = APIRouter()
+
     @routes.post(
         "/tokenize",
         summary="Text, or a conversation, to token ids",
@@ -64,7 +65,8 @@ def router(serving: Serving) -> APIRouter:
     async def detokenize(request: Request) -> Response:
         serving.require_ready()
         asked = await read_body(request, DetokenizeRequest, most_tokens=serving.settings.max_total_tokens)
-        content = await asyncio.to_thread(_detokenized, serving, asked)
+        async with serving.slow_work:
+            content = await asyncio.to_thread(_detokenized, serving, asked)
         return Response(content, media_type="application/json")
 
     @routes.get("/tokenizer_info", summary="What the tokenizer is", responses=replies(TokenizerInfo))
