@@ -38,8 +38,9 @@ def read_following(
 ) -> list[Following]:
     """``Session.read``, of text i for the rows ``takers[i]``.
 
-    All logits are written in one pass where a row needs them; else only the largest, and the places of a
-    text whose next token these do not decide, as equal logits stand at the border, are read once more. What a row gets out of it is the same.
+    All logits are written in one pass where a row needs them; else only the largest, and the places of a text whose
+    next token these do not decide, as equal logits stand at the border, are read once more. What a row gets out of it
+    is the same.
     """
     waiting = [row for rows, n in zip(takers, last, strict=True) for row in rows if n > 0]
     k = max((row.largest for row in waiting), default=1)
