@@ -230,7 +230,7 @@ async def _slow_head(writer: asyncio.StreamWriter) -> None:
 
 async def _slow_body(writer: asyncio.StreamWriter) -> None:
     writer.write(
-        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b'Content-Length: 5000\r\n\r\n{"prompt": "'
     )
     for _ in range(3600):
@@ -244,7 +244,7 @@ async def _never_reads(writer: asyncio.StreamWriter) -> None:
         {"prompt": "a", "max_tokens": 900, "ignore_eos": True, "stream": True, "logprobs": 5}
     ).encode()
     writer.write(
-        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\n\r\n" % len(body) + body
     )
     await asyncio.sleep(3600)

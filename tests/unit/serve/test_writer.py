@@ -143,8 +143,9 @@ def test_more_than_slots_and_queue_is_refused_at_once_and_taken_later() -> None:
             writer.submit(task([65]))
         with pytest.raises(ConfigError, match="6 texts are asked for at once; expected at most 5"):
             writer.submit(task(*[[65]] * 6))
-        await until(lambda: writer.stats.running == 2)
-        assert writer.stats.waiting == 3
+        # One or two: the first pass may begin before the second text has come.
+        await until(lambda: writer.stats.running > 0)
+        assert writer.stats.running + writer.stats.waiting == 5
         engine.gate.set()
         for writing in accepted:
             assert text(await collected(writing)) == "BCDE"
