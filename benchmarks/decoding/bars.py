@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -119,14 +120,18 @@ class Bars:
         ]
 
     def share_of_bandwidth(self, dtype: str, workload: str) -> float | None:
-        """Bytes that must be read x tokens per second / the bandwidth measured in the same run."""
-        speed = self.speed(f"gptwo {dtype}", workload)
+        """The median over the rounds of bytes that must be read x tokens per second / the bandwidth of that round.
+
+        Of medians it could be anything: a virtual machine's bandwidth doubles and halves from one round to the next.
+        """
+        found = self._figures["engines"].get(f"gptwo {dtype}", {}).get(workload)
         bandwidth = self._figures.get("ceilings", {}).get("read_bytes_per_s")
-        if speed is None or bandwidth is None:
+        if found is None or bandwidth is None:
             return None
         _, prompt, count = self._figures["workloads"][workload]
         per_token = bytes_per_token(self._config, dtype, prompt=prompt, count=count)
-        return float(per_token * speed / bandwidth["median"])
+        rounds = zip(found["tokens_per_s"]["values"], bandwidth["values"], strict=True)
+        return statistics.median(per_token * speed / ceiling for speed, ceiling in rounds)
 
     def _bandwidth(self) -> list[Row]:
         ceiling = _rate(self._figures.get("ceilings", {}).get("read_bytes_per_s"), "GB/s read")

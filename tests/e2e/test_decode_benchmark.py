@@ -164,8 +164,8 @@ def figures(**speeds: dict[str, float]) -> dict[str, Any]:
     """What a run keeps: speeds by engine (spaces as underscores) and workload, and round ceilings."""
     import decode
 
-    def spread(value: float) -> dict[str, float]:
-        return {"median": value}
+    def spread(value: float) -> dict[str, Any]:
+        return {"median": value, "values": [value] * 3}
 
     return {
         "size": "gpt2",
@@ -218,6 +218,18 @@ def test_bytes_of_a_token_are_those_of_the_packed_weights_and_of_the_cache() -> 
     kv = 12 * (kv_cache_bytes(small, batch=1, tokens=1, bytes_per_value=1) + 2 * 2 * 4)
     expected = blocks * 18 / 32 + E * 34 / 32 + 4 * others + kv
     assert bytes_per_token(small, "int4", prompt=10, count=3) == expected
+
+
+def test_a_share_of_the_bandwidth_is_that_of_its_own_round() -> None:
+    from decoding.bars import bytes_per_token
+
+    found = figures(gptwo_fp32={"short": 60.0})
+    per_token = bytes_per_token(GPT2, "fp32", prompt=32, count=128)
+    speeds = [50.0, 80.0, 60.0]  # memory was twice as quick in the second round, and little was made of it
+    found["engines"]["gptwo fp32"]["short"]["tokens_per_s"] = {"median": 60.0, "values": speeds}
+    found["ceilings"]["read_bytes_per_s"] = {"median": 40e9, "values": [40e9, 80e9, 40e9]}
+    share = rows_of(found)["share of the read bandwidth after 32, fp32"].value
+    assert share == pytest.approx(per_token * 50 / 40e9)
 
 
 def test_shares_of_the_ceilings() -> None:
