@@ -260,15 +260,15 @@ async def _held(server: RunningServer, behave: Callable[[asyncio.StreamWriter], 
         reader, writer = await asyncio.open_connection(HOST, server.port, limit=1024)
     except OSError:
         return "refused"
+    behaving = asyncio.create_task(behave(writer))  # type: ignore[arg-type]
+    closed = asyncio.create_task(_until_closed(reader, reads=behave is not _never_reads))
     try:
-        behaving = asyncio.create_task(behave(writer))  # type: ignore[arg-type]
-        closed = asyncio.create_task(_until_closed(reader, reads=behave is not _never_reads))
-        _, pending = await asyncio.wait({behaving, closed}, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(behaving, closed, return_exceptions=True)
+        await asyncio.wait({behaving, closed}, return_when=asyncio.FIRST_COMPLETED)
         return "ended by the server"
     finally:
+        behaving.cancel()
+        closed.cancel()
+        await asyncio.gather(behaving, closed, return_exceptions=True)
         writer.close()
         with suppress(ConnectionError):
             await writer.wait_closed()
