@@ -261,15 +261,10 @@ def work_folder(given: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def main() -> None:
-    """Measure, print, and keep."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", default="1,2,3,4,5,6", help="numbers of bars, with commas")
-    parser.add_argument("--rounds", type=int, default=5)
+def add_common(parser: argparse.ArgumentParser, *, rounds: int, peer: str) -> None:
+    """The flags of a benchmark beside peers: how often, with how many threads, which model, who has the peers."""
+    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False) or os.cpu_count())
-    parser.add_argument("--engines", default=",".join(ENGINES), help="names, with commas")
     parser.add_argument("--size", default="gpt2", help="a size of gptwo's, with random weights")
     parser.add_argument("--model", type=Path, help="a model's folder instead")
     parser.add_argument("--work", type=Path, help="where models are kept; without it they are made each time")
@@ -278,8 +273,18 @@ def main() -> None:
         metavar="[NAME=]PATH",
         action="append",
         default=[],
-        help="the interpreter that has the peers, or the one of that name, e.g. OpenVINO; default this one",
+        help=f"the interpreter that has the peers, or the one of that name, e.g. {peer}; default this one",
     )
+
+
+def main() -> None:
+    """Measure, print, and keep."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="1,2,3,4,5,6", help="numbers of bars, with commas")
+    parser.add_argument("--engines", default=",".join(ENGINES), help="names, with commas")
+    add_common(parser, rounds=5, peer="OpenVINO")
     options = parser.parse_args()
     only = sorted(map(int, options.only.split(",")))
     with work_folder(options.work) as work:

@@ -31,9 +31,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import record
-from decode import print_bars, work_folder
+from decode import add_common, print_bars, work_folder
 from decoding.bars import Row
 from serving import bars, load, prefix
 from serving.client import Answer, RequestError, stream
@@ -232,22 +231,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False) or os.cpu_count())
     parser.add_argument("--servers", default=",".join(SERVERS), help="names, with commas")
     parser.add_argument("--clients", default="1,4,16,64", help="loads, with commas")
     parser.add_argument("--limit", type=float, default=30.0, help="seconds of a load, at most")
     parser.add_argument("--quick", action="store_true", help="one short round, to see that all of it runs")
-    parser.add_argument("--size", default="gpt2", help="a size of gptwo's, with random weights")
-    parser.add_argument("--model", type=Path, help="a model's folder instead")
-    parser.add_argument("--work", type=Path, help="where models are kept; without it they are made each time")
-    parser.add_argument(
-        "--peer-python",
-        metavar="[NAME=]PATH",
-        action="append",
-        default=[],
-        help="the interpreter that has the peers, or the one of that name, e.g. llama_cpp.server; default this one",
-    )
+    add_common(parser, rounds=3, peer="llama_cpp.server")
     options = parser.parse_args()
     options.clients = sorted(map(int, options.clients.split(",")))
     if options.quick:

@@ -50,7 +50,7 @@ class Batch:
             slots.append(seat.slot)
             texts.append(seat.row.unread[seat.read : seat.read + count])
             last.append(seat.row.wanted(seat.read, count))
-        takers = [[one.row for one in [seat, *self._followers(seat)]] for seat, _ in reads]
+        takers = [[one.row for one in [seat, *self.scheduler.followers(seat)]] for seat, _ in reads]
         read = read_following(self._session, slots, texts, last, takers)
         ready: list[tuple[Seat, Following]] = []
         for (seat, count), following in zip(reads, read, strict=True):
@@ -62,13 +62,9 @@ class Batch:
                 ready += [(one, unseen) for one in [seat, *self._copies(seat)]]
         return [self._take(seat, following) for seat, following in ready]
 
-    def _followers(self, leader: Seat) -> list[Seat]:
-        """Those who wait for the prompt that this seat reads."""
-        return [] if leader.writing else [seat for seat in self.scheduler.running if seat.leader is leader]
-
     def _copies(self, leader: Seat) -> list[Seat]:
         """The followers, as copies of the seat that has read their prompt."""
-        followers = self._followers(leader)
+        followers = self.scheduler.followers(leader)
         for seat in followers:
             assert leader.slot is not None
             assert seat.slot is not None

@@ -74,6 +74,10 @@ class Scheduler:
         self.running.remove(seat)
         self._leave(seat)
 
+    def followers(self, leader: Seat) -> list[Seat]:
+        """Those who wait for the prompt that this seat reads."""
+        return [seat for seat in self.running if seat.leader is leader]
+
     def schedule(self) -> list[tuple[Seat, int]]:
         """The seats that read in the next pass, and how many tokens each of its row's; none when nobody is left.
 
@@ -153,6 +157,5 @@ class Scheduler:
             self.session.truncate(seat.slot, 0)
             self._free.append(seat.slot)
         seat.slot, seat.read, seat.writing, seat.leader = None, 0, False, None
-        for other in self.running:
-            if other.leader is seat:
-                other.leader = None
+        for follower in self.followers(seat):
+            follower.leader = None

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from gptwo.serve.errors import ApiError
 from gptwo.serve.offload import off_loop
 from gptwo.serve.schemas.base import RequestBody
+from gptwo.serve.serving import Serving
 
 Body = TypeVar("Body", bound=RequestBody)
 
@@ -30,11 +31,13 @@ _EXPECTED = {
 }
 
 
-async def read_body(request: Request, schema: type[Body], *, most_tokens: int) -> Body:
-    """The JSON body of ``request``. Raises ``ApiError``: 415 for another content type, else 400.
+async def read_body(serving: Serving, request: Request, schema: type[Body]) -> Body:
+    """The JSON body of ``request``. Raises ``ApiError``: 503 unless ready, 415 for another content type, else 400.
 
-    More values than ``most_tokens`` and some are refused unread: a list of millions would hold up everybody else.
+    More values than a request may have tokens, and some, are refused unread: a list of millions would hold up
+    everybody else.
     """
+    serving.require_ready()
     given = request.headers.get("content-type", "")
     if given.partition(";")[0].strip().lower() != "application/json":
         raise ApiError(
@@ -43,7 +46,9 @@ async def read_body(request: Request, schema: type[Body], *, most_tokens: int) -
             code="unsupported_media_type",
         )
     data = await request.body()
-    return await off_loop(partial(parse_body, schema, data, most_tokens + _OTHER_VALUES), len(data))
+    return await off_loop(
+        partial(parse_body, schema, data, serving.settings.max_total_tokens + _OTHER_VALUES), len(data)
+    )
 
 
 def parse_body(schema: type[Body], data: bytes, most_values: int) -> Body:

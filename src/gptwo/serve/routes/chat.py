@@ -35,8 +35,7 @@ def router(serving: Serving) -> APIRouter:
         responses=replies(ChatCompletion, streams=True),
     )
     async def create_chat_completion(request: Request) -> Response:
-        serving.require_ready()
-        asked = await read_body(request, ChatRequest, most_tokens=serving.settings.max_total_tokens)
+        asked = await read_body(serving, request, ChatRequest)
         serving.require_model(asked.model)
         turns = chat_turns(asked.messages)
         log_facts(request)["messages"] = turns

@@ -39,8 +39,7 @@ def router(serving: Serving) -> APIRouter:
         responses=replies(Completion, streams=True),
     )
     async def create_completion(request: Request) -> Response:
-        serving.require_ready()
-        asked = await read_body(request, CompletionRequest, most_tokens=serving.settings.max_total_tokens)
+        asked = await read_body(serving, request, CompletionRequest)
         serving.require_model(asked.model)
         log_facts(request)["prompt"] = asked.prompt
         sent, written = choices_of(serving, asked.n, asked.best_of)

@@ -41,8 +41,7 @@ def router(serving: Serving) -> APIRouter:
         responses=replies(TokenizeReply),
     )
     async def tokenize(request: Request) -> Response:
-        serving.require_ready()
-        asked = await read_body(request, TokenizeRequest, most_tokens=serving.settings.max_total_tokens)
+        asked = await read_body(serving, request, TokenizeRequest)
         if (asked.prompt is None) == (asked.messages is None):
             raise ApiError(400, "expected either a prompt or messages", param="prompt")
         size = len(asked.prompt or "") + sum(len(message.text) for message in asked.messages or ())
@@ -63,8 +62,7 @@ def router(serving: Serving) -> APIRouter:
         responses=replies(DetokenizeReply),
     )
     async def detokenize(request: Request) -> Response:
-        serving.require_ready()
-        asked = await read_body(request, DetokenizeRequest, most_tokens=serving.settings.max_total_tokens)
+        asked = await read_body(serving, request, DetokenizeRequest)
         async with serving.slow_work:
             content = await asyncio.to_thread(_detokenized, serving, asked)
         return Response(content, media_type="application/json")
