@@ -1,4 +1,4 @@
-"""The formulas of costs.py against the model itself, an operation counter, and sums done in another way."""
+"""The formulas of costs against the model itself, an operation counter, and sums done in another way."""
 
 from __future__ import annotations
 
