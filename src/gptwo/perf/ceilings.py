@@ -1,0 +1,175 @@
+"""The most that a device gives, measured here and now: what every figure is held against. Torch only where measured."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, overload
+
+from gptwo.base.cores import usable_cores
+from gptwo.base.version import __version__
+from gptwo.perf.environment import processor
+
+# What is measured, and how: another number has nothing in common with what an older one left in the cache.
+_EDITION = 1
+# A machine whose ceilings moved by more than this between two measurements was not quiet.
+QUIET_DRIFT = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ceilings:
+    """FLOP/s by dtype of products, bytes per second of memory, seconds of what is done once per operation.
+
+    matmul_flops_per_s        the fastest product that was seen: large, or of a model's shape
+    model_matmul_flops_per_s  of the products of GPT-2 124M: {"mlp.up": {"fp32": …}}
+    read, copy_bytes_per_s    past the caches; a copy's bytes are those read and those written
+    dispatch_s                the host's time for one small operation of torch
+    launch_s                  from one kernel to the next on a GPU; on the CPU one step of the native engine, or None
+    transfers                 {direction: {"pageable" | "pinned": {latency_s, bytes_per_s, samples}}}, CUDA only
+
+    ``source`` is "measured", or "datasheet" where the device is not here.
+    """
+
+    device: str
+    name: str
+    threads: int
+    matmul_flops_per_s: dict[str, float]
+    model_matmul_flops_per_s: dict[str, dict[str, float]]
+    read_bytes_per_s: float
+    copy_bytes_per_s: float
+    dispatch_s: float
+    launch_s: float | None
+    transfers: dict[str, dict[str, Any]] | None
+    measured_at: str
+    source: Literal["measured", "datasheet"] = "measured"
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON has them."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        """What ``to_json`` gave."""
+        return cls(**fields)
+
+
+def measure_ceilings(device: str = "cpu", threads: int | None = None, quick: bool = False) -> Ceilings:
+    """The ceilings of a device that is here, in a few seconds; ``quick`` takes a third of them.
+
+    Sets torch's threads in this process to ``threads``, by default ``usable_cores()``; takes 0.5 GB of memory, on a GPU
+    1 GB there. Each figure is the best of many repetitions. Raises ``DeviceError`` as ``resolve_device``.
+    """
+    import torch
+
+    from gptwo.base.device import resolve_device
+    from gptwo.base.errors import NativeLibraryError
+    from gptwo.kernels.library import open_kernels
+    from gptwo.perf import memory_speed, products
+    from gptwo.perf.transfers import LARGEST
+    from gptwo.perf.transfers import transfers as measure_transfers
+
+    place = resolve_device(device)
+    count = usable_cores() if threads is None else threads
+    torch.set_num_threads(count)
+    kernels = None
+    with suppress(NativeLibraryError):
+        kernels = open_kernels(count)
+    # Seconds for each figure.
+    budget = 0.15 if quick else 0.5
+    shapes = products.model_shapes(place)
+    with torch.no_grad():
+        speeds = products.flops_per_s(
+            [products.LARGE[place.type], *shapes.values()], place, kernels, budget_s=6 * budget
+        )
+        return Ceilings(
+            device=str(place),
+            name=device_name(place),
+            threads=count,
+            matmul_flops_per_s={dtype: max(found) for dtype, found in speeds.items()},
+            model_matmul_flops_per_s={
+                name: {dtype: found[1 + i] for dtype, found in speeds.items()}
+                for i, name in enumerate(shapes)
+            },
+            read_bytes_per_s=memory_speed.read_bytes_per_s(place, kernels, budget_s=budget),
+            copy_bytes_per_s=memory_speed.copy_bytes_per_s(place, budget_s=budget),
+            dispatch_s=memory_speed.dispatch_s(place, budget_s=budget / 2),
+            launch_s=memory_speed.launch_s(place, kernels, budget_s=budget / 2),
+            transfers=(
+                measure_transfers(place, largest=LARGEST >> 4 if quick else LARGEST, budget_s=4 * budget)
+                if place.type == "cuda"
+                else None
+            ),
+            measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        )
+
+
+def device_name(device: Any) -> str:
+    """The GPU's name, or the processor's."""
+    if device.type != "cuda":
+        return processor()
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+@overload
+def cached_ceilings(
+    device: str = "cpu", threads: int | None = None, measure: Literal[True] = True
+) -> Ceilings: ...
+@overload
+def cached_ceilings(device: str = "cpu", threads: int | None = None, *, measure: bool) -> Ceilings | None: ...
+def cached_ceilings(device: str = "cpu", threads: int | None = None, measure: bool = True) -> Ceilings | None:
+    """The ceilings that the user's cache has for this machine and these versions.
+
+    Else they are measured, in a process of their own, and kept; with ``measure`` false: None. The cache is
+    ``gptwo/ceilings-….json`` in $XDG_CACHE_HOME or ~/.cache; without a place to write they are measured each time.
+    """
+    from gptwo.perf.process import ask
+
+    count = usable_cores() if threads is None else threads
+    path = _cache_folder() / f"ceilings-{_key(device, count)}.json"
+    with suppress(OSError, ValueError, TypeError):
+        return Ceilings.from_json(json.loads(path.read_text(encoding="utf-8")))
+    if not measure:
+        return None
+    found = Ceilings.from_json(ask({"what": "ceilings", "device": device, "threads": count}))
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = path.with_suffix(f".{os.getpid()}")
+        whole.write_text(json.dumps(found.to_json()), encoding="utf-8")
+        whole.replace(path)
+    return found
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gptwo"
+
+
+def _key(device: str, threads: int) -> str:
+    """Changes with whatever the figures depend on, and can be known without torch."""
+    about = [
+        *(_EDITION, __version__, importlib.metadata.version("torch"), importlib.metadata.version("numpy")),
+        *(processor(), platform.machine(), platform.node(), os.cpu_count(), threads, device),
+        *(os.environ.get(name, "") for name in ("GPTWO_INSTRUCTION_SET", "CUDA_VISIBLE_DEVICES")),
+    ]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+
+
+def drift(before: Ceilings, after: Ceilings) -> dict[str, float]:
+    """(after - before) / before of products ("matmul fp32", …), "read" and "copy"; quiet within ``QUIET_DRIFT``."""
+    pairs = {
+        **{
+            f"matmul {dtype}": (before.matmul_flops_per_s[dtype], after.matmul_flops_per_s[dtype])
+            for dtype in before.matmul_flops_per_s.keys() & after.matmul_flops_per_s.keys()
+        },
+        "read": (before.read_bytes_per_s, after.read_bytes_per_s),
+        "copy": (before.copy_bytes_per_s, after.copy_bytes_per_s),
+    }
+    return {name: later / earlier - 1 for name, (earlier, later) in sorted(pairs.items())}

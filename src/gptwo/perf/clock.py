@@ -1,0 +1,71 @@
+"""Seconds of a piece of work on a device, which is waited for, and the least of many repetitions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+Work = Callable[[], object]
+Clock = Callable[[Work], float]
+# Passes of each piece, at least: the first ones load kernels and take memory.
+_LEAST_PASSES = 4
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def host_clock(device: torch.device) -> Clock:
+    """Seconds that a caller waits for the work's results on ``device``."""
+
+    def seconds(work: Work) -> float:
+        wait(device)
+        began = time.perf_counter()
+        work()
+        wait(device)
+        return time.perf_counter() - began
+
+    return seconds
+
+
+def device_clock(device: torch.device) -> Clock:
+    """Seconds that the device itself is at work: between two events on CUDA, elsewhere ``host_clock``."""
+    if device.type != "cuda":
+        return host_clock(device)
+
+    def seconds(work: Work) -> float:
+        with torch.cuda.device(device):
+            begin, end = _event(), _event()
+            begin.record()
+            work()
+            end.record()
+            end.synchronize()
+        return float(begin.elapsed_time(end)) / 1e3
+
+    return seconds
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call] # torch leaves it unannotated
+
+
+def least_seconds(pieces: Sequence[Work], clock: Clock, *, budget_s: float) -> list[float]:
+    """Of each piece the least seconds, of at least four passes in turn through all of them, for ``budget_s`` or more.
+
+    The least is what the machine can do: whatever else happens on it only adds. In turn, so that a slow moment is
+    shared by all.
+    """
+    for piece in pieces:
+        clock(piece)
+    least = [float("inf")] * len(pieces)
+    passes, end = 0, time.perf_counter() + budget_s
+    while passes < _LEAST_PASSES or time.perf_counter() < end:
+        least = [min(before, clock(piece)) for before, piece in zip(least, pieces, strict=True)]
+        passes += 1
+    return least
