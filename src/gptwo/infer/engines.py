@@ -170,7 +170,7 @@ def _why_not_native(folder: Path, device: str, dtype: str | None, kv_dtype: str 
         return "the native engine does not compute in float64, as the weights are"
     in_few_bits = dtype is not None and short_dtype(dtype) in ("int8", "int4")
     natives_alone = in_few_bits or kv_dtype is not None
-    if device == "auto" and not natives_alone and _has_accelerator():
+    if device == "auto" and not natives_alone and has_accelerator():
         return "there is an accelerator"
     return _why_not_built()
 
@@ -188,7 +188,7 @@ def _is_float64(folder: Path) -> bool:
     return any(tensor.record.dtype == "F64" for tensor in stored.values())
 
 
-def _has_accelerator() -> bool:
+def has_accelerator() -> bool:
     """Whether torch would run on another device than the CPU. It is asked only where a sign of one is there.
 
     Signs are the device files of NVIDIA's and AMD's drivers and of Windows' Linux, and macOS.

@@ -19,6 +19,7 @@ from gptwo.checkpoint.released_config import read_config
 from gptwo.config import GPT2Config
 from gptwo.infer.engine import Scores, Tokens
 from gptwo.infer.engines import MOST_HEAD_WIDTH, short_dtype
+from gptwo.infer.formats import KV_DTYPES
 from gptwo.infer.native_session import NativeSession
 from gptwo.infer.packed import PackedModel
 from gptwo.infer.packed_cache import open_packed
@@ -34,8 +35,6 @@ from gptwo.kernels.top import Top
 if TYPE_CHECKING:
     from jaxtyping import Float32, Int32
 
-# Keys and values beside weights of each dtype, unless asked for otherwise: docs/decisions/0020-keys-and-values.md.
-_KV_DTYPES = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "int4": "int8"}
 # Logits that scoring holds at a time, in values: 256 rows of V=50257 are 51 MB.
 _LOGITS_AT_ONCE = 256 * 50257
 
@@ -49,7 +48,7 @@ class NativeEngine:
     def __init__(self, packed: PackedModel, kernels: Kernels, *, kv_dtype: str | None = None) -> None:
         config = packed.config
         self._packed = packed
-        self._kv_dtype = kv_dtype or _KV_DTYPES[packed.dtype]
+        self._kv_dtype = kv_dtype or KV_DTYPES[packed.dtype]
         self._kernels = kernels
         self.sampler = NativeSampler(kernels)
         self._blocks = (BlockStruct * config.n_layer)(
@@ -95,7 +94,7 @@ class NativeEngine:
     def description(self) -> str:
         threads = "1 thread" if self._kernels.threads == 1 else f"{self._kernels.threads} threads"
         weights = self._packed.dtype
-        kept = "" if self._kv_dtype == _KV_DTYPES[weights] else f" with keys and values in {self._kv_dtype}"
+        kept = "" if self._kv_dtype == KV_DTYPES[weights] else f" with keys and values in {self._kv_dtype}"
         return f"native on cpu in {weights}{kept} ({self._kernels.instruction_set}, {threads})"
 
     @property

@@ -26,6 +26,7 @@ from gptwo.checkpoint.layout import CACHE_NAME, json_chunks, packed_file, read_j
 from gptwo.checkpoint.names import parameter_table
 from gptwo.checkpoint.released_config import is_adapter, read_config
 from gptwo.checkpoint.stored import mapped_bytes, stored_tensors
+from gptwo.infer.formats import native_dtype
 from gptwo.infer.packed import PackedModel, pack_folder
 from gptwo.infer.packed_file import VERSION, ContentHash, packed_chunks, read_packed
 from gptwo.kernels.layout import PACKED_DTYPES, PackedDtype
@@ -69,7 +70,7 @@ def open_packed(folder: Path, dtype: str | None, content_hash: ContentHash) -> P
     # Checked even where the cache has them: a folder that has been damaged is not run from what it was before.
     stored = stored_tensors(folder, parameter_table(read_config(folder)))
     if dtype is None:
-        dtype = "bf16" if {tensor.record.dtype for tensor in stored.values()} == {"BF16"} else "fp32"
+        dtype = native_dtype(stored)
     chosen = next(one for one in PACKED_DTYPES if one == dtype)
     if os.environ.get(SWITCH) == "0":
         return pack_folder(folder, chosen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import time
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -84,32 +85,20 @@ class TrainingRun:
             return self._run()
         with run_folder(self._config) as self._folder:
             self._world.note_begun()
+            start = self._description()
             self._report = Report(
-                self._config,
-                self._model.config,
+                start,
                 self._source,
-                folder=self._folder,
-                first_step=self._saved_step,
+                saved_step=self._saved_step,
                 device=self._device,
                 observer=self._observer,
-                ranks=self._world.size,
+                plan=self._observer.started(start),
             )
-            try:
+            with closing(self._report):
                 return self._run()
-            finally:
-                self._report.close()
 
     def _run(self) -> TrainResult:
         config = self._config
-        description = RunStart(
-            config=config,
-            model=self._model.config,
-            parameters=sum(p.numel() for p in self._model.parameters()),
-            train_tokens=self._source.tokens,
-            device=self._world.describe(self._device, config.parallel),
-            first_step=self._step,
-        )
-        self._observer.started(description)
         with StopRequest() as stop:
             if self._world.share(self._world.writes and self._owes_evaluation()):
                 self._evaluate(stop)
@@ -135,8 +124,20 @@ class TrainingRun:
             stopped_by = stop.signal_name if self._step < config.steps else None
             if self._saved_step != self._step:  # the signal came after this step's turn to save
                 self._save()
-        checkpoint = checkpoint_path(self._folder, self._step)
-        return TrainResult(self._folder, checkpoint, self._step, self._evaluation, stopped_by)
+        took = self._report.ended(self._step) if self._world.writes else None
+        saved = checkpoint_path(self._folder, self._step)
+        return TrainResult(self._folder, saved, self._step, self._evaluation, stopped_by, took)
+
+    def _description(self) -> RunStart:
+        return RunStart(
+            config=self._config,
+            model=self._model.config,
+            parameters=sum(p.numel() for p in self._model.parameters()),
+            train_tokens=self._source.tokens,
+            device=self._world.describe(self._device, self._config.parallel),
+            first_step=self._step,
+            ranks=self._world.size,
+        )
 
     def _should_save(self, *, before_evaluation: bool) -> bool:
         """When its turn has come, and before an evaluation, which may fail; in a spike it waits for a good step."""
@@ -290,9 +291,9 @@ class TrainingRun:
             self._report.evaluation_failed(self._step, failure)
 
     def _sample(self) -> str:
-        config = self._config
+        prompt, tokens = self._config.sample_prompt, self._config.sample_tokens
         try:
-            return sample_text(self._model, self._task.tokenizer, config.sample_prompt, config.sample_tokens)
+            return sample_text(self._model, self._task.tokenizer, prompt, tokens)
         except Exception as error:
             ranks.leave_forward(self._model, error, self._world)
             self._observer.warned(f"step {self._step}: no sample ({type(error).__name__}: {error})")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gptwo.checkpoint.runs import checkpoint_path
-from gptwo.config import GPT2Config, TrainConfig
 from gptwo.costs import training_flops
 from gptwo.train.ceiling import matmul_ceiling
 from gptwo.train.evaluate import Evaluation
@@ -16,7 +18,7 @@ from gptwo.train.guard import Guard
 from gptwo.train.interval import Interval
 from gptwo.train.memory import memory_bytes
 from gptwo.train.metrics import MetricsLog
-from gptwo.train.observer import Observer, StepReport
+from gptwo.train.observer import Observer, RunStart, StepReport, Took
 from gptwo.train.ornaments import Ornaments
 from gptwo.train.run_folder import METRICS_NAME
 from gptwo.train.schedule import learning_rate
@@ -25,31 +27,36 @@ from gptwo.train.track import open_tracker
 
 
 class Report:
-    """Of the run in ``folder``, from ``first_step`` on (-1: all of it). Methods take the number of finished steps."""
+    """Of the run in ``config.out``, from ``saved_step`` on (-1: all of it). Methods take the number of finished steps.
+
+    With a ``plan``, the log has that, and at the end what the steps really took.
+    """
 
     def __init__(
         self,
-        config: TrainConfig,
-        model: GPT2Config,
+        start: RunStart,
         source: Source,
         *,
-        folder: Path,
-        first_step: int,
+        saved_step: int,
         device: torch.device,
         observer: Observer,
-        ranks: int = 1,
+        plan: Mapping[str, Any] | None = None,
     ) -> None:
-        self._config = config
-        self._model = model
+        self._config = start.config
+        self._folder = folder = Path(start.config.out)
+        self._model = start.model
         self._source = source
         self._device = device
         self._observer = observer
-        self._folder = folder
-        self._ranks = ranks
-        self._metrics = MetricsLog(folder / METRICS_NAME, first_step=first_step)
+        self._ranks = start.ranks
+        self._metrics = MetricsLog(folder / METRICS_NAME, first_step=saved_step)
         self.ornaments = Ornaments(folder, observer)
-        self.ornaments.trim(first_step)
-        self._tracker = open_tracker(config.track, folder)
+        self.ornaments.trim(saved_step)
+        self._tracker = open_tracker(start.config.track, folder)
+        self._intervals: list[tuple[int, float]] = []
+        self._planned = plan is not None
+        if plan is not None:
+            self._metrics.append({"step": start.first_step, "plan": dict(plan)})
 
     def close(self) -> None:
         self._tracker.close()
@@ -62,6 +69,7 @@ class Report:
         flops_per_s = tokens_per_s / context * training_flops(self._model, batch=1, tokens=context)
         rows = context * (config.micro_batch or self._source.sequences)
         ceiling = matmul_ceiling(self._model, rows=rows, device=self._device, dtype=config.dtype)
+        self._intervals.append((interval.timed_steps, interval.seconds))
         memory, peak_memory = memory_bytes(self._device)
         loss, bytes_per_token = interval.mean_loss(), self._source.bytes_per_token
         report = StepReport(
@@ -110,6 +118,23 @@ class Report:
         self._observer.warned(
             f"step {left}: the loss has jumped to {loss:.4g}; back to step {step}, and past the rows seen since"
         )
+
+    def ended(self, step: int) -> Took | None:
+        """What all steps of this process took, and a line on it beside a plan; None when none was taken."""
+        if not self._intervals:
+            return None
+        steps, seconds = (sum(column) for column in zip(*self._intervals, strict=True))
+        each = statistics.median(seconds / steps for steps, seconds in self._intervals)
+        took = Took(
+            steps=int(steps),
+            seconds=seconds,
+            seconds_per_step=each,
+            tokens_per_s=self._source.sequences * self._model.context / each,
+            peak_memory_bytes=memory_bytes(self._device)[1],
+        )
+        if self._planned:
+            self._metrics.append({"step": step, "took": asdict(took)})
+        return took
 
     def flush_to_disk(self) -> None:
         """Make the lines so far safe, before a checkpoint that counts on them."""

@@ -63,7 +63,7 @@ def test_auto_keeps_float64_where_that_is_stored(tmp_path: Path) -> None:
 
 
 def test_auto_leaves_the_model_to_an_accelerator(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "_has_accelerator", lambda: True)
+    monkeypatch.setattr(engines, "has_accelerator", lambda: True)
     assert choose_engine(folder) == ("torch", "there is an accelerator")
     assert choose_engine(folder, device="cpu").name == "native"
     assert choose_engine(folder, dtype="int8").name == "native"
@@ -74,7 +74,7 @@ def test_a_quantized_folder_is_the_native_engines(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = quantize(folder, to="int8", out=tmp_path / "small").folder
-    monkeypatch.setattr(engines, "_has_accelerator", lambda: True)
+    monkeypatch.setattr(engines, "has_accelerator", lambda: True)
     assert gptwo.load(out, threads=1).description.startswith("native on cpu in int8 ")
     with pytest.raises(CheckpointError, match="gptwo quantize made for the native engine"):
         gptwo.load(out, engine="torch")
