@@ -1,0 +1,138 @@
+// The server's replies. What belongs to an explanation never changes, so it is kept, and can be put into a saved page.
+
+const MOST_KEPT_BYTES = 64e6;
+
+/** What the server said it could not do, in its words. */
+export class ApiError extends Error {
+  constructor(status, code, message) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+export class Api {
+  #kept = new Map();
+  #keptBytes = 0;
+  #requests = new Map();
+  #renamed = new Map();
+  #askKey;
+  #key = null;
+
+  /** `saved`: the replies of a saved page, or null. `askKey`: a promise of a key from the user. */
+  constructor(saved, askKey) {
+    this.saved = saved;
+    this.#askKey = askKey;
+    if (!saved) this.#key = sessionStorage.getItem("gptwo-key");
+  }
+
+  /** A JSON reply; with `body`, of a POST. `keep`: it stays true, so that it need not be asked for again. */
+  async json(path, body, { signal, keep = path.startsWith("/explain/prompt") } = {}) {
+    const reply = await this.#reply(path, body, signal, keep);
+    return JSON.parse(new TextDecoder().decode(reply.body));
+  }
+
+  /** {data: Float32Array or Uint8Array, shape: [n…], range: [least, most] or null}. */
+  async array(path, { signal } = {}) {
+    const reply = await this.#reply(path, undefined, signal, true);
+    const shape = reply.headers.shape.split(",").map(Number);
+    const bytes = reply.body.byteLength === shape.reduce((a, b) => a * b, 1);
+    const data = bytes ? new Uint8Array(reply.body) : new Float32Array(reply.body);
+    return { data, shape, range: reply.headers.range?.split(",").map(Number) ?? null };
+  }
+
+  /** The reply to POST /explain/prompt. Asked for once more when the server has let go of it. */
+  async explain(body, { signal } = {}) {
+    const reply = await this.json("/explain/prompt", body, { signal });
+    this.#requests.set(reply.id, body);
+    return reply;
+  }
+
+  /** The events of a stream, as objects, until it ends or `signal` stops it. */
+  async *stream(path, body, { signal } = {}) {
+    const response = await this.#fetch(path, body, signal);
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    while (true) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const frames = (rest + value).split("\n\n");
+      rest = frames.pop();
+      for (const frame of frames) {
+        if (!frame.startsWith("data: ") || frame === "data: [DONE]") continue;
+        const event = JSON.parse(frame.slice(6));
+        if (event.error) throw new ApiError(0, event.error.code, event.error.message);
+        yield event;
+      }
+    }
+  }
+
+  /** Lets go of the replies of earlier prompts. */
+  forget() {
+    this.#kept.clear();
+    this.#keptBytes = 0;
+  }
+
+  /** Every reply kept, for a saved page: [[key, {headers, body}]…]. */
+  get kept() {
+    return [...this.#kept];
+  }
+
+  async #reply(path, body, signal, keep) {
+    const key = keyOf(path, body);
+    const known = this.saved?.get(key) ?? (keep && this.#kept.get(key));
+    if (known) return known;
+    if (this.saved) throw new ApiError(0, "saved", "saved");
+    const response = await this.#fetch(path, body, signal);
+    const headers = {};
+    for (const name of ["shape", "range"]) headers[name] = response.headers.get(`X-${name}`) ?? undefined;
+    const reply = { headers, body: await response.arrayBuffer() };
+    this.#keep(key, reply);
+    return reply;
+  }
+
+  #keep(key, reply) {
+    this.#keptBytes += reply.body.byteLength - (this.#kept.get(key)?.body.byteLength ?? 0);
+    this.#kept.delete(key);
+    this.#kept.set(key, reply);
+    for (const [old, { body }] of this.#kept) {
+      if (this.#keptBytes <= MOST_KEPT_BYTES) break;
+      this.#kept.delete(old);
+      this.#keptBytes -= body.byteLength;
+    }
+  }
+
+  async #fetch(path, body, signal, again = true) {
+    const [, head, id, rest] = path.match(/^(\/explain\/prompt\/)([^/?]+)(.*)$/) ?? [];
+    const target = id && this.#renamed.has(id) ? head + this.#renamed.get(id) + rest : path;
+    const headers = { ...(body && { "Content-Type": "application/json" }), ...(this.#key && { Authorization: `Bearer ${this.#key}` }) };
+    const response = await fetch(target, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal });
+    if (response.ok) return response;
+    if (response.status === 401) {
+      this.#key = await this.#askKey(this.#key !== null);
+      sessionStorage.setItem("gptwo-key", this.#key);
+      return this.#fetch(path, body, signal, again);
+    }
+    const error = await errorOf(response);
+    if (error.code === "explanation_gone" && again && this.#requests.has(id)) {
+      const renewed = await this.#fetch("/explain/prompt", this.#requests.get(id), signal);
+      this.#renamed.set(id, (await renewed.json()).id);
+      return this.#fetch(path, body, signal, false);
+    }
+    throw error;
+  }
+}
+
+/** What a reply is kept under. */
+export function keyOf(path, body) {
+  return body === undefined ? path : `${path} ${JSON.stringify(body)}`;
+}
+
+async function errorOf(response) {
+  try {
+    const { error } = await response.json();
+    return new ApiError(response.status, error.code, error.message);
+  } catch {
+    return new ApiError(response.status, null, `HTTP ${response.status}`);
+  }
+}

@@ -1,0 +1,220 @@
+// Write: the model goes on from the prompt, and each token shows what it was drawn from.
+
+import { debounced, h } from "../dom.js";
+import { fixed, number, percent, t } from "../i18n.js";
+import { plain, visible } from "../tokens.js";
+
+export const id = "write";
+export const keeps = true;
+
+const TOP = 20;
+const LENGTHS = [1, 10, 20, 50, 100, 200];
+const SLIDERS = [
+  { name: "temperature", min: 0, max: 2, step: 0.05, digits: 2 },
+  { name: "top_k", min: 0, max: 200, step: 1, digits: 0, off: 0 },
+  { name: "top_p", min: 0.05, max: 1, step: 0.01, digits: 2, off: 1 },
+  { name: "min_p", min: 0, max: 0.5, step: 0.01, digits: 2, off: 0 },
+];
+const SLIDER_PAUSE_MS = 40;
+
+let length = 20;
+/** How many tokens were there before the model began to write: the draw's number counts from it. */
+let start = 0;
+/** Whether the table is of what stands at the chosen place, or of what comes after it; null: as fits the place. */
+let afterwards = null;
+let running = null;
+
+export async function show(root, app) {
+  if (!root.firstChild) build(root, app);
+  const view = root.querySelector(".distribution");
+  app.on("change", (patch) => {
+    if ("position" in patch) afterwards = null;
+    if ("position" in patch || "settings" in patch) refresh(view, app);
+  });
+  afterwards = null;
+  const { tokens } = app.state.explanation;
+  if (start > tokens.length) start = tokens.length;
+  served(root, app);
+  await refresh(view, app);
+}
+
+function build(root, app) {
+  const { settings } = app.state;
+  const change = debounced((patch) => app.set({ settings: { ...app.state.settings, ...patch } }), SLIDER_PAUSE_MS);
+  const sliders = SLIDERS.map(({ name, min, max, step, digits, off }) => {
+    const shown = (value) => (value === off ? t("write.off") : number(value, digits));
+    const output = h("output", { text: shown(settings[name]) });
+    const input = h("input", {
+      type: "range", min, max, step, value: settings[name], disabled: app.saved, "data-setting": name, on: {
+        input: () => {
+          output.textContent = shown(input.valueAsNumber);
+          change({ [name]: input.valueAsNumber });
+        },
+      },
+    });
+    return h("label", { class: "field" }, h("span", { text: t(`write.${name}`) }), output, input);
+  });
+  const seed = h("input", {
+    type: "number", min: 0, max: 2 ** 32 - 1, step: 1, value: settings.seed, disabled: app.saved, "data-setting": "seed",
+    on: { input: () => seed.validity.valid && seed.value !== "" && change({ seed: seed.valueAsNumber }) },
+  });
+  const dice = h("button", {
+    type: "button", class: "quiet", text: t("write.another_seed"), disabled: app.saved, on: {
+      click: () => {
+        seed.value = Math.floor(Math.random() * 2 ** 32);
+        change({ seed: seed.valueAsNumber });
+      },
+    },
+  });
+  const most = h("select", { on: { change: () => (length = Number(most.value)) } },
+    ...LENGTHS.map((n) => h("option", { value: n, selected: n === length, text: number(n) })));
+  root.replaceChildren(
+    h("p", { class: "lede", text: t("write.lede") }),
+    h("div", { class: "columns" },
+      h("div", { class: "card stack controls" },
+        h("div", { class: "row needs-server" },
+          h("button", { type: "button", class: "button primary go", text: t("write.go"), on: { click: () => (running ? running.abort() : write(root, app)) } }),
+          h("span", { class: "muted spoken", role: "status" })),
+        h("p", { class: "muted elsewhere", hidden: true }),
+        ...sliders,
+        h("label", { class: "field" }, h("span", { text: t("write.seed") }), seed),
+        h("p", { class: "needs-server" }, dice),
+        h("label", { class: "field needs-server" }, h("span", { text: t("write.length") }), most)),
+      h("div", { class: "card distribution" })));
+}
+
+/** Another checkpoint than the one that is served can be looked at, and doesn't write. */
+function served(root, app) {
+  const { checkpoint } = app.state;
+  const checkpoints = app.model.checkpoints;
+  const other = checkpoint !== null && checkpoints !== null && checkpoint !== app.model.checkpoint;
+  root.querySelector(".go").disabled = other && !running;
+  const note = root.querySelector(".elsewhere");
+  note.hidden = !other;
+  note.textContent = other ? t("write.elsewhere", { step: number(checkpoint) }) : "";
+}
+
+async function write(root, app, from = app.state.tokens) {
+  const go = root.querySelector(".go");
+  const spoken = root.querySelector(".spoken");
+  const room = app.model.context - from.length;
+  if (room < 1) {
+    spoken.textContent = t("write.full", { most: number(app.model.context) });
+    return;
+  }
+  running = new AbortController();
+  go.textContent = t("write.stop");
+  spoken.textContent = "";
+  start = from.length;
+  const written = [...from];
+  const body = {
+    prompt: from, max_tokens: Math.min(length, room), stream: true, logprobs: 0, return_token_ids: true, ...app.state.settings,
+  };
+  const begun = performance.now();
+  try {
+    for await (const { choices } of app.api.stream("/v1/completions", body, { signal: running.signal })) {
+      for (const { token_ids: ids, logprobs } of choices) {
+        (ids ?? []).forEach((token, i) => {
+          written.push(token);
+          app.writing({ text: nameText(logprobs.tokens[i]) }, -logprobs.token_logprobs[i]);
+        });
+      }
+      const count = written.length - start;
+      spoken.textContent = t("write.speed", { n: number(count), speed: number(count / ((performance.now() - begun) / 1000), 0) });
+    }
+  } catch (error) {
+    if (error.name !== "AbortError") spoken.textContent = error.message;
+  } finally {
+    running = null;
+    app.writing(null);
+    go.textContent = t("write.go");
+  }
+  if (written.length > start) await app.set({ tokens: written, position: written.length - 1 });
+}
+
+/** A token's text as the API names it: "bytes:\xe2\x82" is a piece of a character. */
+function nameText(name) {
+  return name.startsWith("bytes:\\x") ? name.slice(6).replace(/\\x(..)/g, (_, hex) => `⟨${hex.toUpperCase()}⟩`) : name;
+}
+
+async function refresh(view, app) {
+  const { explanation, position, settings } = app.state;
+  const last = explanation.tokens.length - 1;
+  const after = position === 0 ? true : (afterwards ?? position === last);
+  const from = after ? position : position - 1;
+  const step = Math.max(0, from + 1 - start);
+  const path = `/explain/prompt/${explanation.id}`;
+  const [next, sampling] = await Promise.all([
+    app.api.json(`${path}/next?position=${from}&k=${TOP}`, undefined, app),
+    app.api.json(`${path}/sampling`, { position: from, ...settings, step }, app),
+  ]).catch((error) => {
+    if (error.name === "AbortError") return [];
+    throw error;
+  });
+  if (!next || app.signal.aborted) return;
+  const focused = view.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+  view.replaceChildren(...distribution(view, app, { after, from, step, next, sampling }));
+  if (focused) view.querySelector(`[data-key="${focused}"]`)?.focus();
+}
+
+function distribution(view, app, { after, from, step, next, sampling }) {
+  const { explanation, position } = app.state;
+  const { tokens } = explanation;
+  const word = () => h("b", { class: "word" }, ...visible(tokens[position]));
+  const choose = (value, key, disabled) => h("button", {
+    type: "button", "aria-pressed": String(after === value), text: t(`write.${key}`), disabled, "data-key": key,
+    on: {
+      click: () => {
+        afterwards = value;
+        refresh(view, app);
+      },
+    },
+  });
+  return [
+    h("div", { class: "row head" },
+      h("h2", {}, after ? t("write.after_title") : t("write.place_title"), " ", word()),
+      h("div", { class: "segments", role: "group", "aria-label": t("write.which") }, choose(false, "place", position === 0), choose(true, "after", false))),
+    h("p", { class: "row facts" },
+      fact("entropy", t("write.nats", { nats: fixed(next.entropy, 3) })),
+      fact("effective", number(Math.exp(next.entropy), 1)),
+      fact("drawn", h("b", { class: "word" }, ...visible(sampling.drawn)), ` (u = ${fixed(sampling.drawn.u, 4)})`)),
+    table(app, { after, from, next, sampling }),
+    h("p", { class: "muted note", text: t("write.draw", { u: fixed(sampling.drawn.u, 4), seed: String(app.state.settings.seed), step: number(step), token: plain(sampling.drawn) }) }),
+  ];
+}
+
+function fact(key, ...value) {
+  return h("span", { class: "fact" }, h("span", { class: "muted", text: t(`write.${key}`) }), " ", ...value);
+}
+
+function table(app, { after, from, next, sampling }) {
+  const { tokens } = app.state.explanation;
+  const actual = after ? tokens[from + 1]?.id : tokens[app.state.position].id;
+  const stages = sampling.stages.map((stage) => ({ ...stage, by: new Map(stage.top.map((entry) => [entry.id, entry])) }));
+  const highest = Math.max(...stages.flatMap((stage) => stage.top.map((entry) => entry.p)));
+  const rows = next.top.map((entry) => {
+    const drawn = entry.id === sampling.drawn.id;
+    const take = h("button", {
+      type: "button", class: "take", disabled: app.saved, "data-key": `take-${entry.id}`, title: t("write.take", { token: plain(entry) }), "aria-label": t("write.take", { token: plain(entry) }),
+      on: { click: () => write(document.querySelector(".panel-write"), app, [...tokens.slice(0, from + 1).map((token) => token.id), entry.id]) },
+    }, ...visible(entry, { most: 16 }));
+    return h("tr", { class: `${drawn ? "drawn" : ""} ${entry.id === actual ? "actual" : ""}` },
+      h("th", { scope: "row" }, take),
+      h("td", { class: "n id", text: String(entry.id) }),
+      h("td", { class: "n", text: fixed(entry.logit) }),
+      probability(entry.p, highest),
+      ...stages.slice(1).map((stage) => (stage.by.has(entry.id) ? probability(stage.by.get(entry.id).p, highest) : h("td", { class: "n gone" }, h("span", { "aria-label": t("write.removed"), text: "·" })))));
+  });
+  return h("div", { class: "scroll" }, h("table", { class: "pipeline" },
+    h("thead", {}, h("tr", {},
+      h("th", { scope: "col", text: t("write.token") }),
+      h("th", { scope: "col", class: "n id", text: t("write.id") }),
+      h("th", { scope: "col", class: "n", text: t("write.logit") }),
+      h("th", { scope: "col", class: "n", text: t("write.softmax") }),
+      ...stages.slice(1).map((stage) => h("th", { scope: "col", class: "n" }, t(`write.${stage.name}`), h("small", { text: t("write.kept", { n: number(stage.kept) }) }))))),
+    h("tbody", {}, ...rows)));
+}
+
+function probability(p, highest) {
+  return h("td", { class: "n bar", style: { "--w": `${(100 * p / highest).toFixed(1)}%` }, text: percent(p) });
+}
