@@ -1,10 +1,11 @@
-"""How much memory there is, and how the process holds on to what it has freed."""
+"""How much memory there is and the process has, and how it holds on to what it has freed."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 # mallopt's numbers, from glibc's malloc.h.
@@ -27,6 +28,24 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def resident_bytes() -> tuple[int, int]:
+    """Resident memory of this process now, and the most so far."""
+    import psutil
+
+    now = int(psutil.Process().memory_info().rss)
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return now, max(now, 1024 * int(line.split()[1]))  # the kernel's peak may lag
+    if sys.platform == "win32":
+        return now, int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    # Not on Linux: there it begins at the memory of whoever started the process.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return now, max(now, unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def free_memory_bytes(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:

@@ -172,6 +172,11 @@ class TorchEngine:
         return self._model.config
 
     @property
+    def model(self) -> GPT2:
+        """What computes, for those who measure it."""
+        return self._model
+
+    @property
     def description(self) -> str:
         described = f"torch on {self._device} in {str(self._dtype).removeprefix('torch.')}"
         if self._device.type == "cuda":
