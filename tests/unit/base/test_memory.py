@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gptwo.base.memory import free_memory_bytes
+from gptwo.base.memory import free_memory_bytes, resident_bytes
 
 # Faults of the second 64 MB buffer, after the first was freed; in a process of its own, whose allocator is fresh.
 _FAULTS = """
@@ -95,3 +95,13 @@ def test_without_groups_it_is_the_systems(tmp_path: Path) -> None:
     total = psutil.virtual_memory().total
     assert 0 < free_memory_bytes(own=tmp_path / "none") <= total
     assert 0 < free_memory_bytes() <= total
+
+
+def test_the_peak_is_the_processes_own() -> None:
+    """A process that a large one starts begins small."""
+    held = bytearray(1 << 28)
+    held[:: 1 << 12] = b"1" * len(held[:: 1 << 12])
+    code = "from gptwo.base.memory import resident_bytes; print(*resident_bytes())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    now, peak = map(int, done.stdout.split())
+    assert 0 < now <= peak < len(held) <= resident_bytes()[0]
