@@ -9,7 +9,7 @@ import json
 import os
 import platform
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
@@ -33,6 +33,7 @@ class Ceilings:
     dispatch_s                the host's time for one small operation of torch
     launch_s                  from one kernel to the next on a GPU; on the CPU one step of the native engine, or None
     transfers                 {direction: {"pageable" | "pinned": {latency_s, bytes_per_s, samples}}}, CUDA only
+    process_bytes             host memory of a process before its model: {"native" | "torch" | "train": bytes}
 
     ``source`` is "measured", or "datasheet" where the device is not here.
     """
@@ -48,6 +49,7 @@ class Ceilings:
     launch_s: float | None
     transfers: dict[str, dict[str, Any]] | None
     measured_at: str
+    process_bytes: dict[str, int] = field(default_factory=dict)
     source: Literal["measured", "datasheet"] = "measured"
 
     def to_json(self) -> dict[str, Any]:
@@ -61,7 +63,7 @@ class Ceilings:
 
 
 def measure_ceilings(device: str = "cpu", threads: int | None = None, quick: bool = False) -> Ceilings:
-    """The ceilings of a device that is here, in a few seconds; ``quick`` takes a third of them.
+    """The ceilings of a device that is here, in a few seconds; ``quick`` takes a third, without ``process_bytes``.
 
     Sets torch's threads in this process to ``threads``, by default ``usable_cores()``; takes 0.5 GB of memory, on a GPU
     1 GB there. Each figure is the best of many repetitions. Raises ``DeviceError`` as ``resolve_device``.
@@ -72,6 +74,7 @@ def measure_ceilings(device: str = "cpu", threads: int | None = None, quick: boo
     from gptwo.base.errors import NativeLibraryError
     from gptwo.kernels.library import open_kernels
     from gptwo.perf import memory_speed, products
+    from gptwo.perf.process_memory import process_bytes
     from gptwo.perf.transfers import LARGEST
     from gptwo.perf.transfers import transfers as measure_transfers
 
@@ -106,6 +109,7 @@ def measure_ceilings(device: str = "cpu", threads: int | None = None, quick: boo
                 if place.type == "cuda"
                 else None
             ),
+            process_bytes={} if quick else process_bytes(),
             measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
 

@@ -6,11 +6,9 @@ import numpy as np
 import torch
 
 from gptwo.config import GPT2Config
-from gptwo.infer.native_engine import NativeEngine
-from gptwo.infer.packed import matrix_dtypes, model_in, places
-from gptwo.kernels.layout import aligned_bytes
 from gptwo.kernels.library import Kernels
 from gptwo.perf.clock import Clock, device_clock, host_clock, least_seconds
+from gptwo.perf.zero_engine import zero_engine
 
 # Far more than any cache holds.
 _BYTES = {"cpu": 512 << 20, "cuda": 1 << 30, "mps": 1 << 30}
@@ -77,11 +75,7 @@ def _kernel_s(device: torch.device, budget_s: float) -> float:
 
 def _native_step_s(kernels: Kernels, budget_s: float) -> float:
     """A token of a model of 64 layers with next to no arithmetic in them, divided by its steps."""
-    dtypes = matrix_dtypes(_TINY, "fp32")
-    memory = aligned_bytes(places(_TINY, dtypes)[-1].end)
-    memory[:] = 0
-    engine = NativeEngine(model_in(memory, _TINY, dtypes), kernels)
-    session = engine.start(slots=1, capacity=_TINY.context)
+    session = zero_engine(kernels, _TINY).start(slots=1, capacity=_TINY.context)
     token = np.zeros(1, dtype=np.int64)
 
     def one_token() -> None:

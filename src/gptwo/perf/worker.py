@@ -6,6 +6,7 @@ A request is {"what": …, and the arguments of what answers it}:
     init                     initialisation.init
     forward, prefill, decode cases.Bench, and its method of that name
     train                    training_case.train
+    process                  process_memory.own_bytes
 
 The answer is {"result": …}, or {"error": the class of a user's mistake, "message": …}.
 """
@@ -41,6 +42,10 @@ def answer(what: str, **arguments: Any) -> Any:
         from gptwo.perf.ceilings import measure_ceilings
 
         return measure_ceilings(**arguments).to_json()
+    if what == "process":
+        from gptwo.perf.process_memory import own_bytes
+
+        return own_bytes(**arguments)
     raise ValueError(f"there is no measurement {what!r}")
 
 

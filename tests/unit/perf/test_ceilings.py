@@ -15,6 +15,7 @@ from gptwo.base.errors import NativeLibraryError
 from gptwo.kernels.library import Kernels, open_kernels
 from gptwo.perf import ceilings, memory_speed, process, products
 from gptwo.perf.ceilings import Ceilings, cached_ceilings, drift, measure_ceilings
+from gptwo.perf.process import ask
 from gptwo.perf.products import Shape
 
 CPU = torch.device("cpu")
@@ -120,6 +121,11 @@ def test_the_native_kernels_alone_have_whole_numbers(kernels: Kernels | None) ->
     }
 
 
+def test_what_a_process_takes_is_measured_in_one_of_its_own() -> None:
+    found = {kind: ask({"what": "process", "kind": kind}) for kind in ("torch", "train")}
+    assert 1 << 24 < found["torch"] < found["train"] < 1 << 31
+
+
 # --- the cache ------------------------------------------------------------------------------------------------------
 
 
@@ -128,11 +134,11 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
     """The requests that were made of workers, none of which ran; the cache is in ``tmp_path``."""
     requests: list[dict[str, Any]] = []
 
-    def ask(request: dict[str, Any]) -> Any:
+    def answer(request: dict[str, Any]) -> Any:
         requests.append(request)
         return replace(KNOWN, device=request["device"], threads=request["threads"]).to_json()
 
-    monkeypatch.setattr(process, "ask", ask)
+    monkeypatch.setattr(process, "ask", answer)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return requests
 
