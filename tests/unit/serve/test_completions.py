@@ -200,6 +200,21 @@ def test_the_end_of_a_text_has_a_log_probability_too() -> None:
     serve(body, says("hi"))
 
 
+def test_the_ids_of_the_tokens_written_are_answered_when_asked_for() -> None:
+    async def body(client: Client) -> None:
+        asked = {"prompt": "Q|", "max_tokens": 9, "return_token_ids": True, "logprobs": 0, "echo": True}
+        (choice,) = whole(await client.complete(**asked))["choices"]
+        assert choice["token_ids"] == [*b"hi", EOT]
+        chunks = streamed(await client.complete(**asked, stream=True))
+        assert [token for chunk in chunks for token in chunk["choices"][0]["token_ids"]] == choice[
+            "token_ids"
+        ]
+        (without,) = whole(await client.complete(prompt="Q|", max_tokens=9))["choices"]
+        assert "token_ids" not in without
+
+    serve(body, says("hi"))
+
+
 def test_the_pieces_of_a_stream_are_the_whole() -> None:
     async def body(client: Client) -> None:
         asked = {"prompt": "Q|", "max_tokens": 40, "logprobs": 2, "echo": True}

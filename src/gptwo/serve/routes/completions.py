@@ -117,6 +117,7 @@ class _Choice:
     def __init__(self, serving: Serving, asked: CompletionRequest, prompt: Prompt) -> None:
         self._echo = prompt if asked.echo else None
         self._logprobs = CompletionLogprobs(serving.tokenizer) if asked.logprobs is not None else None
+        self._ids = bool(asked.return_token_ids)
 
     def piece(self, piece: Piece | WrittenText) -> dict[str, Any]:
         text, logprobs, echoed = piece.text, None, 0
@@ -128,4 +129,5 @@ class _Choice:
             self._echo = None
         if self._logprobs is not None and entries:
             logprobs = self._logprobs.next(entries, echoed=echoed)
-        return {"text": text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
+        answer = {"text": text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
+        return {**answer, "token_ids": [token.id for token in piece.tokens]} if self._ids else answer

@@ -42,6 +42,7 @@ class CompletionRequest(SamplingFields):
         le=MOST_LOGPROBS,
         description="log-probabilities of each token, and of so many alternatives",
     )
+    return_token_ids: bool | None = Field(None, description="answer with the ids of the tokens written, too")
     suffix: Annotated[None, expecting("none: GPT-2 writes on, it does not fill in")] = None
 
 
@@ -65,6 +66,9 @@ class CompletionChoice(ReplyBody):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason | None
+    token_ids: list[int] | None = Field(
+        None, description="with return_token_ids; the prompt's are not among them"
+    )
 
 
 class Completion(ReplyBody):

@@ -1,6 +1,8 @@
 // The server's replies. What belongs to an explanation never changes, so it is kept, and can be put into a saved page.
 
 const MOST_KEPT_BYTES = 64e6;
+// What is the model's and not a prompt's.
+const STAYS = /^\/explain\/(model|training)/;
 
 /** What the server said it could not do, in its words. */
 export class ApiError extends Error {
@@ -67,10 +69,13 @@ export class Api {
     }
   }
 
-  /** Lets go of the replies of earlier prompts. */
+  /** Lets go of what belongs to earlier prompts. */
   forget() {
-    this.#kept.clear();
-    this.#keptBytes = 0;
+    for (const [key, { body }] of this.#kept) {
+      if (STAYS.test(key)) continue;
+      this.#kept.delete(key);
+      this.#keptBytes -= body.byteLength;
+    }
   }
 
   /** Every reply kept, for a saved page: [[key, {headers, body}]…]. */

@@ -1,6 +1,7 @@
 // The shell: the prompt and its tokens, the panels, the state they share, and the link that restores it.
 
 import { Api, ApiError } from "./api.js";
+import { checkpointSlider } from "./checkpoints.js";
 import { debounced, h, roving } from "./dom.js";
 import { LANGUAGES, language, preferred, number, scientific, t, use } from "./i18n.js";
 import { readLink, writeLink } from "./link.js";
@@ -25,6 +26,7 @@ const listeners = new Set();
 const link = saved ?? readLink(PANELS);
 let panel = link.panel;
 let panelWork = new AbortController();
+let explained = null;
 let promptWork = new AbortController();
 
 /** What every panel is given, with a `signal` and an `on` of its own that end when it is closed or shown anew. */
@@ -36,6 +38,7 @@ const app = {
   set,
   picture: addSave,
   writing,
+  written,
   get language() {
     return language;
   },
@@ -51,6 +54,10 @@ function set(patch) {
   remember();
   if (["prompt", "tokens", "checkpoint"].some((key) => key in patch)) return explainPrompt("position" in patch);
   if ("position" in patch) showPosition();
+  if ("checkpoints" in patch) {
+    app.model.checkpoints = patch.checkpoints;
+    checkpointSlider(element("checkpoint"), app);
+  }
   for (const fn of [...listeners]) fn(patch);
   return Promise.resolve();
 }
@@ -61,6 +68,9 @@ async function explainPrompt(keepPosition) {
   promptWork = new AbortController();
   const { signal } = promptWork;
   if (given === "prompt" && prompt === "") return say(t("shell.empty"));
+  const asked = JSON.stringify(given === "tokens" ? tokens : prompt);
+  if (asked !== explained) app.api.forget();
+  explained = asked;
   document.body.classList.add("busy");
   try {
     const body = { ...(given === "tokens" ? { tokens } : { prompt }), ...(checkpoint !== null && { checkpoint }) };
@@ -153,10 +163,16 @@ function open(name, { push = true } = {}) {
   return showPanel();
 }
 
-/** While a panel writes: `writing(token, nats)` puts a token after the last; the prompt can't be changed. */
-function writing(token, nats) {
-  element("prompt").readOnly = token !== null;
-  if (token !== null) strip.append(token, nats);
+/** While a panel writes, each token is put after the last. It begins with `writing(null, kept)`: those that stay. */
+function writing(token, value) {
+  element("prompt").readOnly = true;
+  if (token === null) strip.keep(value);
+  else strip.append(token, value);
+}
+
+/** The end of what `writing` began. */
+function written() {
+  element("prompt").readOnly = app.saved;
 }
 
 function fillPrompt(text) {
@@ -195,6 +211,7 @@ async function speak(name, { again = true } = {}) {
   for (const button of element("languages").children) button.setAttribute("aria-pressed", button.dataset.lang === name);
   element("scale-end").textContent = t("shell.scale_end", { nats: number(FULL_NATS, 0) });
   if (!again) return;
+  checkpointSlider(element("checkpoint"), app);
   if (!saved) {
     const url = new URL(location.href);
     url.searchParams.set("lang", name);
@@ -229,6 +246,7 @@ async function start() {
   try {
     app.model = await app.api.json("/explain/model", undefined, { keep: true });
     element("model").textContent = app.model.description ?? app.model.name;
+    checkpointSlider(element("checkpoint"), app);
     document.title = `${app.model.name} · gptwo`;
   } catch (error) {
     return say(messageOf(error));

@@ -34,6 +34,11 @@ export class Strip {
     this.position = position;
   }
 
+  /** The first tokens alone. */
+  keep(count) {
+    for (const item of this.#items.splice(count)) item.remove();
+  }
+
   /** One more token, while it is being written. */
   append(token, nats) {
     const item = this.#item(token, nats);

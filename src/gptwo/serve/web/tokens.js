@@ -4,7 +4,7 @@ import { h } from "./dom.js";
 
 const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const loose = new TextDecoder("utf-8", { ignoreBOM: true });
-const SIGNS = { "\n": "↵", "\r": "␍", "\t": "⇥", "\u00a0": "⍽" };
+const SIGNS = { "\n": "↵", "\r": "←", "\t": "⇥", "\u00a0": "⍽" };
 // Controls, what has no width or turns the line round, what is not assigned.
 const UNSEEN = /[\p{Cc}\p{Cf}\p{Co}\p{Cn}\p{Zl}\p{Zp}]/u;
 const MARK = /^\p{M}/u;
@@ -48,7 +48,7 @@ function pieces(token, most) {
     try {
       text = strict.decode(bytes);
     } catch {
-      return [...bytes].slice(0, most).map((byte) => [`⟨${byte.toString(16).toUpperCase().padStart(2, "0")}⟩`, true, null]);
+      return [...bytes].slice(0, most).map((byte) => [hex(byte), true, null]);
     }
   }
   const found = [];
@@ -71,13 +71,15 @@ function pieces(token, most) {
   return found;
 }
 
+function hex(byte) {
+  return `⟨${byte.toString(16).toUpperCase().padStart(2, "0")}⟩`;
+}
+
 function signOf(character) {
   if (character === " ") return "·";
   if (character in SIGNS) return SIGNS[character];
   const code = character.codePointAt(0);
-  if (code < 0x20) return String.fromCharCode(0x2400 + code);
-  if (code === 0x7f) return "␡";
-  // Emoji are joined by U+200D and U+FE0F, which stay.
-  if (code !== 0x200d && UNSEEN.test(character)) return `⟨U+${code.toString(16).toUpperCase().padStart(4, "0")}⟩`;
+  // U+200D joins emoji, and stays.
+  if (code !== 0x200d && UNSEEN.test(character)) return code < 0x80 ? hex(code) : `⟨U+${code.toString(16).toUpperCase().padStart(4, "0")}⟩`;
   return null;
 }

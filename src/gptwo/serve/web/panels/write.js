@@ -18,8 +18,8 @@ const SLIDERS = [
 const SLIDER_PAUSE_MS = 40;
 
 let length = 20;
-/** How many tokens were there before the model began to write: the draw's number counts from it. */
-let start = 0;
+/** What was written last: the ids, and how many of them were there before. The number of a draw counts from those. */
+let written = { ids: [], start: 0 };
 /** Whether the table is of what stands at the chosen place, or of what comes after it; null: as fits the place. */
 let afterwards = null;
 let running = null;
@@ -32,8 +32,8 @@ export async function show(root, app) {
     if ("position" in patch || "settings" in patch) refresh(view, app);
   });
   afterwards = null;
-  const { tokens } = app.state.explanation;
-  if (start > tokens.length) start = tokens.length;
+  const ids = app.state.tokens;
+  if (ids.join() !== written.ids.join()) written = { ids, start: ids.length };
   served(root, app);
   await refresh(view, app);
 }
@@ -105,31 +105,34 @@ async function write(root, app, from = app.state.tokens) {
   running = new AbortController();
   go.textContent = t("write.stop");
   spoken.textContent = "";
-  start = from.length;
-  const written = [...from];
-  const body = {
-    prompt: from, max_tokens: Math.min(length, room), stream: true, logprobs: 0, return_token_ids: true, ...app.state.settings,
-  };
+  const ids = [...from];
+  let ended = false;
+  const body = { prompt: from, max_tokens: Math.min(length, room), stream: true, logprobs: 0, return_token_ids: true, ...app.state.settings };
   const begun = performance.now();
   try {
+    app.writing(null, from.length);
     for await (const { choices } of app.api.stream("/v1/completions", body, { signal: running.signal })) {
-      for (const { token_ids: ids, logprobs } of choices) {
-        (ids ?? []).forEach((token, i) => {
-          written.push(token);
+      for (const { token_ids: more, logprobs } of choices) {
+        more.forEach((token, i) => {
+          ended = token === app.model.special.eot;
+          if (ended) return;
+          ids.push(token);
           app.writing({ text: nameText(logprobs.tokens[i]) }, -logprobs.token_logprobs[i]);
         });
       }
-      const count = written.length - start;
+      const count = ids.length - from.length;
       spoken.textContent = t("write.speed", { n: number(count), speed: number(count / ((performance.now() - begun) / 1000), 0) });
     }
+    if (ended) spoken.textContent = t("write.ended");
   } catch (error) {
     if (error.name !== "AbortError") spoken.textContent = error.message;
   } finally {
     running = null;
-    app.writing(null);
     go.textContent = t("write.go");
+    app.written();
   }
-  if (written.length > start) await app.set({ tokens: written, position: written.length - 1 });
+  written = { ids, start: from.length };
+  await app.set({ tokens: ids, position: ids.length - 1 });
 }
 
 /** A token's text as the API names it: "bytes:\xe2\x82" is a piece of a character. */
@@ -142,7 +145,8 @@ async function refresh(view, app) {
   const last = explanation.tokens.length - 1;
   const after = position === 0 ? true : (afterwards ?? position === last);
   const from = after ? position : position - 1;
-  const step = Math.max(0, from + 1 - start);
+  // What comes after the last token is the first draw of what would be written next.
+  const step = from === last ? 0 : Math.max(0, from + 1 - written.start);
   const path = `/explain/prompt/${explanation.id}`;
   const [next, sampling] = await Promise.all([
     app.api.json(`${path}/next?position=${from}&k=${TOP}`, undefined, app),
@@ -179,6 +183,7 @@ function distribution(view, app, { after, from, step, next, sampling }) {
       fact("effective", number(Math.exp(next.entropy), 1)),
       fact("drawn", h("b", { class: "word" }, ...visible(sampling.drawn)), ` (u = ${fixed(sampling.drawn.u, 4)})`)),
     table(app, { after, from, next, sampling }),
+    h("p", { class: "muted legend" }, h("span", { text: t("write.legend_drawn") }), from + 1 < tokens.length && h("span", { class: "stands", text: t("write.legend_actual") })),
     h("p", { class: "muted note", text: t("write.draw", { u: fixed(sampling.drawn.u, 4), seed: String(app.state.settings.seed), step: number(step), token: plain(sampling.drawn) }) }),
   ];
 }
@@ -203,7 +208,7 @@ function table(app, { after, from, next, sampling }) {
       h("td", { class: "n id", text: String(entry.id) }),
       h("td", { class: "n", text: fixed(entry.logit) }),
       probability(entry.p, highest),
-      ...stages.slice(1).map((stage) => (stage.by.has(entry.id) ? probability(stage.by.get(entry.id).p, highest) : h("td", { class: "n gone" }, h("span", { "aria-label": t("write.removed"), text: "·" })))));
+      ...stages.slice(1).map((stage) => (stage.by.has(entry.id) ? probability(stage.by.get(entry.id).p, highest) : h("td", { class: "n gone" }, h("span", { role: "img", "aria-label": t("write.removed"), text: "–" })))));
   });
   return h("div", { class: "scroll" }, h("table", { class: "pipeline" },
     h("thead", {}, h("tr", {},
@@ -211,7 +216,7 @@ function table(app, { after, from, next, sampling }) {
       h("th", { scope: "col", class: "n id", text: t("write.id") }),
       h("th", { scope: "col", class: "n", text: t("write.logit") }),
       h("th", { scope: "col", class: "n", text: t("write.softmax") }),
-      ...stages.slice(1).map((stage) => h("th", { scope: "col", class: "n" }, t(`write.${stage.name}`), h("small", { text: t("write.kept", { n: number(stage.kept) }) }))))),
+      ...stages.slice(1).map((stage) => h("th", { scope: "col", class: "n" }, t(`write.stage_${stage.name}`), h("small", { text: t("write.kept", { n: number(stage.kept) }) }))))),
     h("tbody", {}, ...rows)));
 }
 

@@ -1,0 +1,243 @@
+// What if: heads and MLPs switched off, or taken from a second prompt, and what the model says then.
+
+import { h, roving, s } from "../dom.js";
+import { fixed, number, percent, signed, t } from "../i18n.js";
+import { plain, visible } from "../tokens.js";
+
+export const id = "whatif";
+
+const MODES = ["zero", "mean", "patch"];
+const SIGNS = { zero: "0", mean: "μ", patch: "⇄" };
+const CANDIDATES = 100;
+const SHOWN = 12;
+const CELL = 20;
+
+/** What is changed, by "layer.head" or "layer.mlp"; it stays while the panel is closed. */
+const edits = new Map();
+let mode = "zero";
+let other = "";
+let most = 20;
+let heat = null;
+let work = new AbortController();
+
+export async function show(root, app) {
+  const results = h("div", { class: "card results" });
+  const heatCard = h("div", { class: "card" });
+  root.replaceChildren(
+    h("p", { class: "lede", text: t("whatif.lede") }),
+    h("div", { class: "stack" },
+      h("div", { class: "columns whatif" }, switches(root, app, () => refresh(results, app)), results),
+      heatCard));
+  app.on("change", (patch) => "position" in patch && Promise.all([refresh(results, app), heatMap(heatCard, root, app)]));
+  await Promise.all([refresh(results, app), heatMap(heatCard, root, app)]);
+}
+
+// --- The switches ---
+
+function switches(root, app, changed) {
+  const { layers, heads } = sizes(app);
+  const cell = (layer, part) => h("button", {
+    type: "button", class: "switch", tabindex: layer === 0 && part === 0 ? 0 : -1, "data-place": `${layer}.${part}`, disabled: app.saved,
+    on: { click: (event) => (toggle(event.currentTarget.dataset.place), paint(root), changed()) },
+  });
+  const grid = h("div", { class: "switches", role: "group", "aria-label": t("whatif.grid"), style: { "--columns": heads + 1 } },
+    h("span"), ...Array.from({ length: heads }, (_, head) => h("span", { class: "axis", text: number(head) })), h("span", { class: "axis", text: "MLP" }),
+    ...Array.from({ length: layers }, (_, layer) => [
+      h("span", { class: "axis", text: number(layer) }), ...Array.from({ length: heads }, (__, head) => cell(layer, head)), cell(layer, "mlp")]).flat());
+  roving(grid, () => [...grid.querySelectorAll(".switch")], { across: heads + 1 });
+  const second = h("input", {
+    type: "text", class: "second", value: other, placeholder: t("whatif.other_hint"), disabled: app.saved,
+    on: { change: () => ((other = second.value), usesPatch() && changed()) },
+  });
+  const clear = h("button", { type: "button", class: "quiet", text: t("whatif.clear"), disabled: app.saved, on: { click: () => (edits.clear(), paint(root), changed()) } });
+  const brush = h("div", { class: "segments", role: "group", "aria-label": t("whatif.brush") }, ...MODES.map((name) => h("button", {
+    type: "button", "aria-pressed": String(name === mode), text: `${SIGNS[name]} ${t(`whatif.${name}`)}`, on: {
+      click: (event) => {
+        mode = name;
+        for (const button of event.currentTarget.parentNode.children) button.setAttribute("aria-pressed", String(button === event.currentTarget));
+      },
+    },
+  })));
+  const card = h("div", { class: "card stack" },
+    h("div", { class: "row" }, brush, clear),
+    h("p", { class: "muted note", text: t("whatif.brush_what") }),
+    h("div", { class: "scroll" }, grid),
+    h("p", { class: "muted note axes", text: t("whatif.axes") }),
+    h("label", { class: "stacked" }, h("span", { text: t("whatif.other") }), second));
+  queueMicrotask(() => paint(root));
+  return card;
+}
+
+function sizes({ model: { config } }) {
+  return { layers: config.n_layer, heads: config.n_head };
+}
+
+function toggle(place, to = mode) {
+  if (edits.get(place) === to) edits.delete(place);
+  else edits.set(place, to);
+}
+
+function paint(root) {
+  for (const node of root.querySelectorAll(".switch")) {
+    const [layer, part] = node.dataset.place.split(".");
+    const value = edits.get(node.dataset.place);
+    node.textContent = value ? SIGNS[value] : "";
+    node.dataset.value = value ?? "";
+    node.setAttribute("aria-pressed", String(value !== undefined));
+    node.setAttribute("aria-label", t(part === "mlp" ? "whatif.mlp_at" : "whatif.head_at", { layer, head: part, state: t(`whatif.${value ?? "untouched"}`) }));
+  }
+}
+
+function usesPatch() {
+  return [...edits.values()].includes("patch");
+}
+
+/** The fields of a request that describe the edits. */
+function asked() {
+  const place = (key) => {
+    const [layer, part] = key.split(".");
+    return { layer: Number(layer), ...(part === "mlp" ? { mlp: true } : { head: Number(part) }) };
+  };
+  const of = (want) => [...edits].filter(([, value]) => want(value)).sort();
+  const ablate = of((value) => value !== "patch").map(([key, value]) => ({ ...place(key), with: value }));
+  const places = of((value) => value === "patch").map(([key]) => place(key));
+  return { ...(ablate.length && { ablate }), ...(places.length && { patch: { prompt: other, places } }) };
+}
+
+// --- What comes of it ---
+
+async function refresh(card, app) {
+  work.abort();
+  work = new AbortController();
+  const signal = AbortSignal.any([work.signal, app.signal]);
+  if (edits.size === 0) return card.replaceChildren(h("h2", { text: t("whatif.results") }), h("p", { class: "muted", text: t("whatif.nothing") }));
+  if (usesPatch() && other === "") return card.replaceChildren(h("h2", { text: t("whatif.results") }), h("p", { class: "muted", text: t("whatif.needs_other") }));
+  const { explanation, position, tokens, checkpoint } = app.state;
+  const of = { tokens, ...(checkpoint !== null && { checkpoint }), ...asked() };
+  card.classList.add("working");
+  try {
+    const changed = await app.api.explain(of, { signal });
+    const next = (id) => app.api.json(`/explain/prompt/${id}/next?position=${position}&k=${CANDIDATES}`, undefined, { signal });
+    const [before, after] = await Promise.all([next(explanation.id), next(changed.id)]);
+    const goOn = h("div", { class: "going-on" });
+    card.replaceChildren(...compared(app, { before, after, changed }), goOn);
+    const texts = await app.api.json("/explain/continue", { ...of, max_tokens: most }, { signal, keep: true });
+    goOn.replaceChildren(h("h3", { text: t("whatif.continuation") }), continuation("before", texts), continuation("after", texts));
+  } catch (error) {
+    if (error.name === "AbortError") return undefined;
+    if (error.status === undefined) throw error;
+    card.append(h("p", { class: "problem", role: "alert", text: error.code === "saved" ? t("share.not_saved") : error.message }));
+  } finally {
+    if (!signal.aborted) card.classList.remove("working");
+  }
+  return undefined;
+}
+
+function compared(app, { before, after, changed }) {
+  const { explanation, position } = app.state;
+  const from = new Map(before.top.map((entry) => [entry.id, entry]));
+  const to = new Map(after.top.map((entry) => [entry.id, entry]));
+  const ids = [...new Set([...before.top.slice(0, SHOWN), ...after.top.slice(0, SHOWN)].map((entry) => entry.id))];
+  const p = (entry) => entry?.p ?? 0;
+  ids.sort((a, b) => Math.max(p(from.get(b)), p(to.get(b))) - Math.max(p(from.get(a)), p(to.get(a))));
+  const highest = Math.max(before.top[0].p, after.top[0].p);
+  const bar = (entry, kind) => h("td", { class: `n bar ${kind}`, style: { "--w": `${(100 * p(entry) / highest).toFixed(1)}%` }, text: entry ? percent(entry.p) : "–" });
+  const rows = ids.slice(0, SHOWN).map((token) => {
+    const [a, b] = [from.get(token), to.get(token)];
+    const change = a && b ? b.logit - a.logit : NaN;
+    return h("tr", {},
+      h("th", { scope: "row" }, h("b", { class: "word" }, ...visible(a ?? b, { most: 16 }))),
+      bar(a, "before"), bar(b, "after"),
+      h("td", { class: "n optional", text: a ? fixed(a.logit) : "–" }),
+      h("td", { class: `n ${change > 0 ? "up" : "down"}`, text: Number.isNaN(change) ? "–" : signed(change) }));
+  });
+  const column = (key, more = "") => h("th", { scope: "col", class: `n ${more}`, text: t(`whatif.${key}`) });
+  return [
+    h("h2", {}, t("whatif.after_token"), " ", h("b", { class: "word" }, ...visible(explanation.tokens[position]))),
+    h("p", { class: "row facts" },
+      h("span", { class: "fact" }, h("span", { class: "muted", text: t("whatif.entropy") }), ` ${fixed(before.entropy)} → ${fixed(after.entropy)}`),
+      h("span", { class: "fact" }, h("span", { class: "muted", text: t("whatif.mean_surprisal") }), ` ${fixed(mean(explanation.surprisal))} → ${fixed(mean(changed.surprisal))}`)),
+    h("div", { class: "scroll" }, h("table", {},
+      h("thead", {}, h("tr", {}, h("th", { scope: "col", text: t("whatif.token") }), column("p_before"), column("p_after"), column("logit", "optional"), column("change"))),
+      h("tbody", {}, ...rows))),
+  ];
+}
+
+function mean(values) {
+  const known = values.filter((value) => value !== null);
+  return known.reduce((sum, value) => sum + value, 0) / known.length;
+}
+
+function continuation(which, texts) {
+  const same = texts.before.tokens.findIndex((token, i) => token.id !== texts.after.tokens[i]?.id);
+  const tokens = texts[which].tokens.map((token, i) => h("span", { class: same >= 0 && i >= same ? "token differs" : "token" }, ...visible(token, { flow: true })));
+  return h("div", { class: "continuation" }, h("span", { class: "muted", text: t(`whatif.${which}`) }), h("p", { class: "written" }, ...tokens));
+}
+
+// --- All heads at once ---
+
+async function heatMap(card, root, app) {
+  const { explanation, position } = app.state;
+  const { top } = await app.api.json(`/explain/prompt/${explanation.id}/next?position=${position}&k=${CANDIDATES}`, undefined, app);
+  const select = h("select", { disabled: app.saved }, ...top.slice(0, 20).map((entry) => h("option", { value: entry.id, text: `${plain(entry)}  ${percent(entry.p)}` })));
+  const picture = h("div", { class: "heat" });
+  const said = h("span", { class: "muted spoken", role: "status" });
+  const go = h("button", { type: "button", class: "button needs-server", text: t("whatif.heat_go"), on: { click: () => run() } });
+  const body = () => ({ prompt: app.state.prompt, other: root.querySelector(".second").value, position, token: Number(select.value) });
+  const run = async () => {
+    if (body().other === "") return void (said.textContent = t("whatif.needs_other"));
+    go.disabled = true;
+    said.textContent = t("whatif.heat_running");
+    try {
+      heat = { body: body(), ...(await app.api.json("/explain/heatmap", body(), { signal: app.signal, keep: true })) };
+      said.textContent = "";
+      draw();
+    } catch (error) {
+      if (error.name !== "AbortError") said.textContent = error.message;
+    } finally {
+      go.disabled = false;
+    }
+    return undefined;
+  };
+  const draw = () => {
+    const svg = heatPicture(heat.grid, (layer, head) => {
+      toggle(`${layer}.${head}`, "patch");
+      paint(root);
+      refresh(root.querySelector(".results"), app);
+    });
+    picture.replaceChildren(h("div", {}, svg), strongest(heat.grid));
+    app.picture(svg, "heat-map");
+  };
+  card.replaceChildren(h("h2", { text: t("whatif.heat") }), h("p", { class: "muted note", text: t("whatif.heat_what") }),
+    h("div", { class: "row" }, h("label", { class: "row" }, h("span", { text: t("whatif.heat_token") }), select), go, said), picture);
+  if (heat !== null && heat.body.prompt === app.state.prompt && heat.body.position === position) {
+    select.value = heat.body.token;
+    draw();
+  }
+}
+
+/** The heads that change the logit most. */
+function strongest(grid) {
+  const cells = grid.flatMap((row, layer) => row.map((change, head) => ({ layer, head, change })));
+  cells.sort((a, b) => Math.abs(b.change) - Math.abs(a.change));
+  const column = (key) => h("th", { scope: "col", class: "n", text: t(`whatif.${key}`) });
+  return h("table", {},
+    h("thead", {}, h("tr", {}, column("layer"), column("head"), column("change"))),
+    h("tbody", {}, ...cells.slice(0, 8).map(({ layer, head, change }) => h("tr", {},
+      h("td", { class: "n", text: number(layer) }), h("td", { class: "n", text: number(head) }), h("td", { class: `n ${change > 0 ? "up" : "down"}`, text: signed(change, 3) })))));
+}
+
+/** L×H squares, warm where patching raises the logit, cool where it lowers it. */
+function heatPicture(grid, choose) {
+  const [L, H] = [grid.length, grid[0].length];
+  const largest = Math.max(...grid.flat().map(Math.abs)) || 1;
+  const squares = grid.flatMap((row, layer) => row.map((change, head) =>
+    s("rect", { x: 28 + head * CELL, y: 20 + layer * CELL, width: CELL - 1, height: CELL - 1, class: change > 0 ? "warm" : "cool", "fill-opacity": (Math.abs(change) / largest).toFixed(3), on: { click: () => choose(layer, head) } },
+      s("title", { text: t("whatif.heat_cell", { layer, head, change: signed(change, 3) }) }))));
+  const label = (text, x, y, anchor) => s("text", { x, y, class: "tick", "text-anchor": anchor, "dominant-baseline": "middle", text });
+  return s("svg", { width: 28 + H * CELL, height: 20 + L * CELL + 26, class: "plot", role: "img", "aria-label": t("whatif.heat") },
+    ...Array.from({ length: H }, (_, head) => label(number(head), 28 + (head + 0.5) * CELL, 10, "middle")),
+    ...Array.from({ length: L }, (_, layer) => label(number(layer), 20, 20 + (layer + 0.5) * CELL, "end")),
+    s("rect", { class: "ground", x: 28, y: 20, width: H * CELL - 1, height: L * CELL - 1 }), ...squares,
+    s("text", { x: 28, y: 20 + L * CELL + 16, class: "tick", text: t("whatif.heat_scale", { largest: fixed(largest, 2) }) }));
+}
