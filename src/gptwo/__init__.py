@@ -12,27 +12,33 @@ from gptwo.base.version import __version__
 if TYPE_CHECKING:
     from gptwo.base.errors import GptwoError
     from gptwo.evaluation import EvaluationResult, evaluate
+    from gptwo.explanation.explain import explain
+    from gptwo.explanation.explanation import Explanation
     from gptwo.infer.api import LanguageModel, TextPieces, load
     from gptwo.infer.task import Generation
 
 __all__ = [
     "EvaluationResult",
+    "Explanation",
     "Generation",
     "GptwoError",
     "LanguageModel",
     "TextPieces",
     "__version__",
     "evaluate",
+    "explain",
     "load",
 ]
 
 _HOME = {
     "EvaluationResult": "gptwo.evaluation.result",
+    "Explanation": "gptwo.explanation.explanation",
     "Generation": "gptwo.infer.task",
     "GptwoError": "gptwo.base.errors",
     "LanguageModel": "gptwo.infer.api",
     "TextPieces": "gptwo.infer.api",
     "evaluate": "gptwo.evaluation.evaluate",
+    "explain": "gptwo.explanation.explain",
     "load": "gptwo.infer.api",
 }
 

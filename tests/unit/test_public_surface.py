@@ -43,6 +43,7 @@ SIGNATURES = {
     "LanguageModel.generate_batch": "(self, prompts: 'Sequence[str | Sequence[int]]', *, batch: 'int' = 8, "
     f"{WRITING}) -> 'list[Generation]'",
     "LanguageModel.stream": f"(self, prompt: 'str | Sequence[int]', {WRITING}) -> 'TextPieces'",
+    "LanguageModel.prompt_ids": "(self, prompt: 'str | Sequence[int]') -> 'Tokens'",
     "LanguageModel.logits": "(self, tokens: 'Sequence[int] | np.ndarray[Any, Any]') "
     "-> \"Float[np.ndarray, 'T V']\"",
     "LanguageModel.score": "(self, tokens: 'Sequence[int] | np.ndarray[Any, Any]') "
@@ -53,12 +54,14 @@ SIGNATURES = {
 def test_the_names_are_these() -> None:
     assert gptwo.__all__ == [
         "EvaluationResult",
+        "Explanation",
         "Generation",
         "GptwoError",
         "LanguageModel",
         "TextPieces",
         "__version__",
         "evaluate",
+        "explain",
         "load",
     ]
     for name in gptwo.__all__:

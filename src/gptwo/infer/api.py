@@ -139,7 +139,7 @@ class LanguageModel:
     ) -> list[Generation]:
         """``num`` texts from one prompt, run together. The i-th is that of ``generate`` with seed + i."""
         require_count("num", num)
-        return result_of(self._write([self._prompt(prompt)] * num, **settings))
+        return result_of(self._write([self.prompt_ids(prompt)] * num, **settings))
 
     def generate_batch(
         self,
@@ -158,7 +158,7 @@ class LanguageModel:
         ids = []
         for number, prompt in enumerate(prompts, start=1):
             try:
-                ids.append(self._prompt(prompt))
+                ids.append(self.prompt_ids(prompt))
             except GptwoError as error:
                 raise type(error)(f"prompt {number} of {len(prompts)}: {error}") from error
         return result_of(self._write(ids, batch=batch, **settings)) if ids else []
@@ -169,7 +169,7 @@ class LanguageModel:
         Settings and prompt are checked at once; the model runs when pieces are asked for.
         """
         _ = self.tokenizer  # pieces of text need one
-        return TextPieces(self._write([self._prompt(prompt)], **settings))
+        return TextPieces(self._write([self.prompt_ids(prompt)], **settings))
 
     def logits(self, tokens: Sequence[int] | np.ndarray[Any, Any]) -> Float[np.ndarray, "T V"]:
         """The logits after each of T tokens, float32 (float64 when the model runs in that)."""
@@ -183,14 +183,8 @@ class LanguageModel:
         checked = self._checked(tokens, "the text")
         return log_probabilities(self._engine.logits(checked)[:-1], checked[1:])
 
-    def _checked(self, tokens: Sequence[int] | np.ndarray[Any, Any], what: str) -> Tokens:
-        checked = require_tokens(tokens, self.config.vocab_size)
-        require_room(len(checked), self.config.context, what)
-        if not len(checked):
-            raise TokenizerError(f"{what} has no tokens; expected at least one")
-        return checked
-
-    def _prompt(self, prompt: str | Sequence[int]) -> Tokens:
+    def prompt_ids(self, prompt: str | Sequence[int]) -> Tokens:
+        """The ids that ``generate`` begins from, of an empty prompt ``<|endoftext|>``. Errors as ``generate``."""
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         checked = require_tokens(ids, self.config.vocab_size)
         if not len(checked):
@@ -201,6 +195,13 @@ class LanguageModel:
                 )
             checked = np.array([tokenizer.eot_id], dtype=np.int64)
         require_room(len(checked), self.config.context, "the prompt")
+        return checked
+
+    def _checked(self, tokens: Sequence[int] | np.ndarray[Any, Any], what: str) -> Tokens:
+        checked = require_tokens(tokens, self.config.vocab_size)
+        require_room(len(checked), self.config.context, what)
+        if not len(checked):
+            raise TokenizerError(f"{what} has no tokens; expected at least one")
         return checked
 
     def _write(

@@ -86,6 +86,11 @@ class NativeEngine:
         return self._packed.config
 
     @property
+    def packed(self) -> PackedModel:
+        """The weights that it multiplies by, for those who look inside."""
+        return self._packed
+
+    @property
     def kernels(self) -> Kernels:
         """What computes, for those who measure it."""
         return self._kernels

@@ -1,0 +1,79 @@
+"""What may be changed in a forward pass: a head or an MLP is switched off, or gives what it gave for another prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from gptwo.base.errors import ConfigError
+from gptwo.config import GPT2Config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MLP: Literal["mlp"] = "mlp"
+_WAYS = ("zero", "mean")
+
+
+class Place(NamedTuple):
+    """Head ``part`` (from 0) of block ``layer`` (from 0), or its ``"mlp"``."""
+
+    layer: int
+    part: int | Literal["mlp"]
+
+
+class Edit(NamedTuple):
+    """Switch a part off: what it gives becomes 0 at every position, or its mean over the prompt's positions.
+
+    A head gives A_h (T×K), before W_0 and its bias b_0; an MLP gives all it adds to the residual (T×D), b_2 included.
+    """
+
+    layer: int
+    part: int | Literal["mlp"]
+    to: Literal["zero", "mean"] = "zero"
+
+
+class Patch(NamedTuple):
+    """What these places give for another prompt of as many tokens is put in their place."""
+
+    prompt: str | Sequence[int]
+    places: Sequence[Place | tuple[Any, ...]]
+
+
+Changes = Mapping[Place, "Literal['zero', 'mean'] | Tensor"]
+"""Of each place that is changed: how, or what takes its place (T×K for a head, T×D for an MLP)."""
+NO_CHANGES: Changes = {}
+
+
+def ablations(edits: Iterable[Edit | tuple[Any, ...]], config: GPT2Config) -> dict[Place, Any]:
+    """The changes that ``edits`` ask for; ``ConfigError`` for what the model does not have."""
+    found: dict[Place, Any] = {}
+    for given in edits:
+        try:
+            edit = Edit(*given)
+        except TypeError:
+            raise ConfigError(
+                f"ablate={given!r} is not possible; expected (layer, head) or (layer, 'mlp'), and 'zero' or 'mean'"
+            ) from None
+        if edit.to not in _WAYS:
+            raise ConfigError(f"ablate: to={edit.to!r} is not possible; expected 'zero' or 'mean'")
+        found[checked_place(edit[:2], config)] = edit.to
+    return found
+
+
+def checked_place(given: Sequence[Any], config: GPT2Config) -> Place:
+    """``given`` as a place of this model; else ``ConfigError``."""
+    try:
+        place = Place(*given)
+    except TypeError:
+        raise ConfigError(f"{given!r} names no place; expected (layer, head) or (layer, 'mlp')") from None
+    _require_below("layer", place.layer, config.n_layer)
+    if place.part != MLP:
+        _require_below("head", place.part, config.n_head)
+    return place
+
+
+def _require_below(name: str, value: object, count: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < count:
+        also = " or 'mlp'" if name == "head" else ""
+        raise ConfigError(f"{name}={value!r} is not possible; expected 0 to {count - 1}{also}")

@@ -1,0 +1,67 @@
+"""``gptwo.explain``: a model, a prompt, and everything in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptwo.base.errors import ConfigError
+from gptwo.explanation.edits import MLP, Edit, Patch, Place, ablations, checked_place
+from gptwo.explanation.explanation import Explanation, trace
+from gptwo.explanation.reference import Reference
+from gptwo.explanation.weights import reference_of
+from gptwo.infer.api import LanguageModel, load
+from gptwo.infer.engine import Tokens
+
+
+def explain(
+    model: LanguageModel | str | Path,
+    prompt: str | Sequence[int],
+    *,
+    ablate: Iterable[Edit | tuple[Any, ...]] = (),
+    patch: Patch | tuple[str | Sequence[int], Sequence[Place | tuple[Any, ...]]] | None = None,
+    dtype: str | None = None,
+) -> Explanation:
+    """The forward pass of ``prompt`` (text or ids), computed by the readable reference model; arrays by name.
+
+    ablate   [(layer, head), (layer, "mlp"), (layer, head, "mean"), …]: switched off
+    patch    (another prompt of as many tokens, [(layer, head), (layer, "mlp"), …]): these give what they gave there
+    dtype    "fp32" | "fp64"; None is as the model's engine computes, fp32 at least
+
+    Raises ``ConfigError``, ``ContextLengthError`` or ``TokenizerError``, and for a path what ``gptwo.load`` raises.
+    """
+    loaded = model if isinstance(model, LanguageModel) else load(model)
+    reference = reference_of(loaded, dtype)
+    tokens = loaded.prompt_ids(prompt)
+    changes: dict[Place, Any] = {}
+    if patch is not None:
+        other, places = Patch(*patch)
+        changes |= patches(reference, loaded.prompt_ids(other), places, len(tokens))
+    changes |= ablations(ablate, reference.config)
+    return trace(reference, tokens, changes)
+
+
+def patches(
+    reference: Reference, other: Tokens, places: Iterable[Sequence[Any]], count: int
+) -> dict[Place, Any]:
+    """What these places give for the tokens ``other``, which are to be as many as ``count``; else ``ConfigError``."""
+    wanted = [checked_place(place, reference.config) for place in places]
+    if len(other) != count:
+        raise ConfigError(
+            f"the second prompt has {len(other)} tokens; expected {count}, as many as the first, "
+            "because a patch goes position by position; make one of them longer or shorter"
+        )
+    return given(trace(reference, np.asarray(other)), wanted)
+
+
+def given(explanation: Explanation, places: Iterable[Place]) -> dict[Place, Any]:
+    """What each of these places gives in ``explanation``: A_h (T×K) of a head, T×D of an MLP."""
+    return {
+        place: explanation.tensor(f"blocks.{place.layer}.mlp_output")
+        if place.part == MLP
+        else explanation.tensor(f"blocks.{place.layer}.heads")[place.part]
+        for place in places
+    }
