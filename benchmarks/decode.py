@@ -34,6 +34,7 @@ from decoding.bars import DTYPES, Bars, Row
 from decoding.engines import DISTRIBUTIONS, ENGINES
 
 from gptwo.checkpoint.released_config import read_config
+from gptwo.perf.environment import BUSY, others_share
 
 HERE = Path(__file__).resolve().parent
 # Rows, tokens of each prompt, tokens to decode after each.
@@ -192,7 +193,7 @@ def measure(run: Run, engines: list[str], only: list[int], options: argparse.Nam
         "rounds": options.rounds,
         "only": only,
         "workloads": WORKLOADS,
-        "others_share": record.others_share(),
+        "others_share": others_share(),
         "peers": {},
         "engines": {},
     }
@@ -221,7 +222,7 @@ def measure(run: Run, engines: list[str], only: list[int], options: argparse.Nam
             dtype: run.repeated("lookup", model, SOURCE, dtype, *arguments) for dtype in ("fp32", "int8")
         }
         figures["lookup"] = {dtype: found for dtype, found in lookups.items() if found}
-    figures["others_share"] = max(figures["others_share"], record.others_share())
+    figures["others_share"] = max(figures["others_share"], others_share())
     return {**figures, "left_out": run.left_out}
 
 
@@ -246,7 +247,7 @@ def print_bars(rows: list[Row], figures: dict[str, Any]) -> None:
         print(
             f"{row.verdict:12} {row.bar}  {row.what:48} {row.figure:>12}  {row.against:32} {value:>6}  {goal}"
         )
-    if figures["others_share"] > record.BUSY:
+    if figures["others_share"] > BUSY:
         print(f"the machine was busy: other processes took {figures['others_share']:.0%} of it")
 
 

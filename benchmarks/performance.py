@@ -16,6 +16,8 @@ from typing import Any
 import record
 from serving import bars as serving
 
+from gptwo.perf.environment import BUSY
+
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- made by benchmarks/performance.py: begin -->", "<!-- end -->"
 BEGIN_SERVE = "<!-- made by benchmarks/performance.py: begin serve -->"
@@ -99,7 +101,7 @@ def _described(line: dict[str, Any], what: str) -> str:
     )
     for name, reason in line["left_out"].items():
         text += f" Left out: {name} ({reason})."
-    if line["others_share"] > record.BUSY:
+    if line["others_share"] > BUSY:
         text += f" **The machine was busy**: other processes took {line['others_share']:.0%} of it."
     return text
 

@@ -39,6 +39,7 @@ from serving.client import Answer, RequestError, stream
 from serving.servers import DISTRIBUTIONS, SERVERS, body, command, free_port, interpreter, running
 
 from gptwo.checkpoint.released_config import read_config
+from gptwo.perf.environment import others_share
 from gptwo.tokenizer import Tokenizer
 
 HERE = Path(__file__).resolve().parent
@@ -195,7 +196,7 @@ def spreads(rounds: list[dict[str, float]]) -> dict[str, Any]:
 
 def measure(run: Run, names: list[str], options: argparse.Namespace) -> dict[str, Any]:
     """All figures of a run, as its line in the history has them."""
-    busy = record.others_share()
+    busy = others_share()
     found = run.rounds(names)
     return {
         "size": options.size if options.model is None else str(options.model),
@@ -205,7 +206,7 @@ def measure(run: Run, names: list[str], options: argparse.Namespace) -> dict[str
         "limit_s": options.limit,
         "loads": options.clients,
         "requests": {str(n): run.requests(n) for n in options.clients},
-        "others_share": max(busy, record.others_share()),
+        "others_share": max(busy, others_share()),
         "peers": run.versions(),
         **found,
         "left_out": run.left_out,

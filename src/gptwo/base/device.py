@@ -11,6 +11,14 @@ from gptwo.base.errors import DeviceError
 _NAME = re.compile(r"auto|cpu|mps|cuda(:(?P<index>\d+))?")
 
 
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def resolve_device(name: str | torch.device = "auto") -> torch.device:
     """The ``torch.device`` that ``"auto" | "cpu" | "cuda[:n]" | "mps"`` means on this machine.
 

@@ -7,18 +7,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from gptwo.base.device import wait
+
 Work = Callable[[], object]
 Clock = Callable[[Work], float]
 # Passes of each piece, at least: the first ones load kernels and take memory.
 _LEAST_PASSES = 4
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def host_clock(device: torch.device) -> Clock:

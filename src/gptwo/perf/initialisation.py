@@ -7,12 +7,17 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptwo.perf.page_cache import make_cold, read_seconds
 
+if TYPE_CHECKING:
+    from gptwo.infer.engine import Engine, Session
+
 # What a first token is the answer to.
 _PROMPT_TOKENS = 8
+# A step is captured after two plain runs (``cuda_decode.DecodeGraphs``).
+_CAPTURED_AFTER = 3
 
 
 class Steps:
@@ -62,6 +67,7 @@ def init(
     load          to a model in the host's memory; native: mapping what was packed, and checking it
     to device     torch on a GPU
     first token   of a prompt of 8 tokens, from the first pass: kernels are loaded here, and memory is touched
+    capture       torch on a GPU: the tokens after it, until they are decoded in a CUDA graph
     """
     start = _native if engine == "native" else _torch
     return start(Steps(), Path(model), device=device, dtype=dtype, threads=threads)
@@ -107,13 +113,12 @@ def _torch(
     steps.add("import", lambda: _import("torch", "gptwo.infer.torch_engine", "gptwo.tokenizer"))
     import torch
 
-    from gptwo.base.device import resolve_device
+    from gptwo.base.device import resolve_device, wait
     from gptwo.checkpoint.released_config import read_config
     from gptwo.checkpoint.weights import load_weights
     from gptwo.infer.cuda_decode import SWITCH, cuda_graphs
     from gptwo.infer.torch_engine import TorchEngine, parse_dtype
     from gptwo.model import GPT2
-    from gptwo.perf.clock import wait
 
     place = resolve_device(device)
 
@@ -138,16 +143,27 @@ def _torch(
     network.load_state_dict(weights, assign=True)
     in_graphs = place.type == "cuda" and os.environ.get(SWITCH) != "0"
     engine = TorchEngine(network, device=place, graphs=cuda_graphs if in_graphs else None)
-    steps.add("first token", lambda: _first_token(engine))
+    session = steps.add("first token", lambda: _first_token(engine))
+    if in_graphs:
+        steps.add("capture", lambda: _more_tokens(session))
     return steps.result(str(place), engine.description)
 
 
-def _first_token(engine: Any) -> int:
+def _first_token(engine: Engine) -> Session:
     import numpy as np
 
-    prompt = np.arange(min(_PROMPT_TOKENS, engine.config.vocab_size, engine.config.context), dtype=np.int64)
-    session = engine.start(slots=1, capacity=len(prompt))
-    return int(session.prefill([0], [prompt])[0].argmax())
+    context = engine.config.context
+    prompt = np.arange(min(_PROMPT_TOKENS, engine.config.vocab_size, context), dtype=np.int64)
+    session = engine.start(slots=1, capacity=min(context, len(prompt) + _CAPTURED_AFTER))
+    session.prefill([0], [prompt])
+    return session
+
+
+def _more_tokens(session: Session) -> None:
+    import numpy as np
+
+    for _ in range(_CAPTURED_AFTER):
+        session.decode([0], np.zeros(1, dtype=np.int64))
 
 
 def _import(*modules: str) -> None:

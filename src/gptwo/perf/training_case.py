@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gptwo.base.device import resolve_device
+from gptwo.base.device import resolve_device, wait
 from gptwo.base.memory import resident_bytes
 from gptwo.checkpoint.released_config import read_config
 from gptwo.checkpoint.weights import load_weights
@@ -22,7 +22,6 @@ from gptwo.data import DataIndex, SplitInfo, TokenizerInfo
 from gptwo.data.index import INDEX_NAME, SPLITS, dtype_for
 from gptwo.data.shards import ShardWriter
 from gptwo.model import GPT2
-from gptwo.perf.clock import wait
 from gptwo.train.distributed import ALONE
 from gptwo.train.memory import memory_bytes
 from gptwo.train.optimizer import build_optimizer

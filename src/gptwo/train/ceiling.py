@@ -9,6 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from gptwo.base.device import wait
 from gptwo.config import GPT2Config
 from gptwo.model import products
 
@@ -73,13 +74,8 @@ def _products(
 
 
 def _seconds(way: Callable[[], object], device: torch.device) -> float:
-    _wait(device)
+    wait(device)
     began = time.perf_counter()
     way()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - began
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
