@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, overload
 
 from gptwo.base.cores import usable_cores
+from gptwo.base.memory import keep_freed_memory
 from gptwo.base.version import __version__
 from gptwo.perf.environment import processor
 
@@ -65,8 +66,9 @@ class Ceilings:
 def measure_ceilings(device: str = "cpu", threads: int | None = None, quick: bool = False) -> Ceilings:
     """The ceilings of a device that is here, in a few seconds; ``quick`` takes a third, without ``process_bytes``.
 
-    Sets torch's threads in this process to ``threads``, by default ``usable_cores()``; takes 0.5 GB of memory, on a GPU
-    1 GB there. Each figure is the best of many repetitions. Raises ``DeviceError`` as ``resolve_device``.
+    Meant for a process of its own (``process.ask``): sets torch's threads to ``threads``, ``usable_cores()`` by
+    default, keeps freed memory, and takes 0.5 GB, on a GPU 2 GB there. Each figure is the best of many repetitions.
+    Raises ``DeviceError`` as ``resolve_device``.
     """
     import torch
 
@@ -81,6 +83,8 @@ def measure_ceilings(device: str = "cpu", threads: int | None = None, quick: boo
     place = resolve_device(device)
     count = usable_cores() if threads is None else threads
     torch.set_num_threads(count)
+    # Else each product's result is new pages, and a fault for each of them a part of its time.
+    keep_freed_memory()
     kernels = None
     with suppress(NativeLibraryError):
         kernels = open_kernels(count)
@@ -89,7 +93,7 @@ def measure_ceilings(device: str = "cpu", threads: int | None = None, quick: boo
     shapes = products.model_shapes(place)
     with torch.no_grad():
         speeds = products.flops_per_s(
-            [products.LARGE[place.type], *shapes.values()], place, kernels, budget_s=6 * budget
+            [products.LARGE[place.type], *shapes.values()], place, kernels, budget_s=8 * budget
         )
         return Ceilings(
             device=str(place),
