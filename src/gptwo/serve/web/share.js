@@ -123,14 +123,19 @@ async function wholePage(app, panel) {
   const content = { language, strings: Object.fromEntries(LANGUAGES.map((name, i) => [name, JSON.parse(strings[i])])), replies, panel, state: { ...app.state, explanation: null } };
   const page = new DOMParser().parseFromString(html, "text/html");
   for (const node of page.querySelectorAll("link, script")) node.remove();
-  page.head.append(
-    // Nothing in the file may reach out, and nothing needs to.
-    h("meta", { "http-equiv": "Content-Security-Policy", content: "default-src 'none'; script-src 'unsafe-inline' data:; style-src 'unsafe-inline'; img-src blob: data:" }),
-    h("style", { text: style }),
-    h("script", { type: "importmap", text: safe({ imports }) }),
-    h("script", { type: "application/json", id: "saved-page", text: safe(content) }),
-    h("script", { type: "module", text: `import "${NAME}app.js";` }),
-  );
+  // Made in that document, as a style made in this one would be applied here.
+  const put = (tag, attributes, text = "") => {
+    const node = page.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+    node.textContent = text;
+    page.head.append(node);
+  };
+  // Nothing in the file may reach out, and nothing needs to.
+  put("meta", { "http-equiv": "Content-Security-Policy", content: "default-src 'none'; script-src 'unsafe-inline' data:; style-src 'unsafe-inline'; img-src blob: data:" });
+  put("style", {}, style);
+  put("script", { type: "importmap" }, safe({ imports }));
+  put("script", { type: "application/json", id: "saved-page" }, safe(content));
+  put("script", { type: "module" }, `import "${NAME}app.js";`);
   return `<!doctype html>\n${page.documentElement.outerHTML}`;
 }
 
