@@ -123,20 +123,15 @@ async function wholePage(app, panel) {
   const content = { language, strings: Object.fromEntries(LANGUAGES.map((name, i) => [name, JSON.parse(strings[i])])), replies, panel, state: { ...app.state, explanation: null } };
   const page = new DOMParser().parseFromString(html, "text/html");
   for (const node of page.querySelectorAll("link, script")) node.remove();
-  // Made in that document, as a style made in this one would be applied here.
-  const put = (tag, attributes, text = "") => {
-    const node = page.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    node.textContent = text;
-    page.head.append(node);
-  };
-  // Nothing in the file may reach out, and nothing needs to.
-  put("meta", { "http-equiv": "Content-Security-Policy", content: "default-src 'none'; script-src 'unsafe-inline' data:; style-src 'unsafe-inline'; img-src blob: data:" });
-  put("style", {}, style);
-  put("script", { type: "importmap" }, safe({ imports }));
-  put("script", { type: "application/json", id: "saved-page" }, safe(content));
-  put("script", { type: "module" }, `import "${NAME}app.js";`);
-  return `<!doctype html>\n${page.documentElement.outerHTML}`;
+  // Nothing in the file may reach out, and nothing needs to. Written as text: nodes would be held to this page's policy.
+  const head = [
+    `<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline' data:; style-src 'unsafe-inline'; img-src blob: data:">`,
+    `<style>${style}</style>`,
+    `<script type="importmap">${safe({ imports })}</script>`,
+    `<script type="application/json" id="saved-page">${safe(content)}</script>`,
+    `<script type="module">import "${NAME}app.js";</script>`,
+  ];
+  return `<!doctype html>\n${page.documentElement.outerHTML.replace("</head>", () => `${head.join("\n")}\n</head>`)}`;
 }
 
 async function textAt(path) {
