@@ -61,6 +61,7 @@ export class Api {
       const frames = (rest + value).split("\n\n");
       rest = frames.pop();
       for (const frame of frames) {
+        signal?.throwIfAborted();
         if (!frame.startsWith("data: ") || frame === "data: [DONE]") continue;
         const event = JSON.parse(frame.slice(6));
         if (event.error) throw new ApiError(0, event.error.code, event.error.message);

@@ -125,6 +125,7 @@ async function showPanel({ again = false } = {}) {
   }
   const section = element("panel");
   section.setAttribute("aria-labelledby", `tab-${panel}`);
+  section.setAttribute("aria-busy", "true");
   let root = section.firstElementChild;
   try {
     const module = await PANELS[panel]();
@@ -140,7 +141,11 @@ async function showPanel({ again = false } = {}) {
     if (!signal.aborted) root.append(h("p", { class: "problem", role: "alert", text: messageOf(error) }));
     if (!signal.aborted && !(error instanceof ApiError)) throw error;
   } finally {
-    if (!signal.aborted) section.style.minHeight = "";
+    if (!signal.aborted) {
+      section.style.minHeight = "";
+      section.dataset.shown = panel;
+      section.setAttribute("aria-busy", "false");
+    }
   }
 }
 
