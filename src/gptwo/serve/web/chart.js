@@ -12,7 +12,7 @@ const BOTTOM = 26;
  * `marked` has a line; `digits` of the values. The figure keeps the chart as `figure.chart`. */
 export function lineChart({ title, unit, series, marks = [], marked = null, height = 260, digits = 3, signal }) {
   const readout = h("p", { class: "readout" });
-  const figure = h("figure", { class: "chart" }, h("figcaption", {}, h("h3", { text: title }), readout));
+  const figure = h("figure", { class: "chart" }, h("figcaption", {}, h("h2", { text: title }), readout));
   const filled = series.filter(({ points }) => points.length);
   const values = (at) => readout.replaceChildren(...filled.map(({ name, label, points }) => {
     const point = at === null ? points.at(-1) : points.reduce((best, point) => (Math.abs(point[0] - at) < Math.abs(best[0] - at) ? point : best));
