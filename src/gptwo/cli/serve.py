@@ -62,8 +62,8 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY",
-        help="ask every request but /health for one of these keys; may be given several times. Others on this machine "
-        "can read a command line: a file or GPTWO_API_KEY (one), GPTWO_API_KEYS (with commas) are safer",
+        help="ask every request but /health and the page's files for one of these keys; may be given several times. "
+        "Others on this machine can read a command line: a file or GPTWO_API_KEY (one), GPTWO_API_KEYS (with commas) are safer",
     )
     parser.add_argument("--api-key-file", metavar="FILE", help="a key on each line; # begins a comment")
     parser.add_argument(
@@ -95,6 +95,21 @@ def _add_memory(parser: argparse.ArgumentParser) -> None:
         "--no-prefix-cache",
         action="store_true",
         help="read every prompt whole, instead of keeping what earlier ones began with",
+    )
+    parser.add_argument(
+        "--no-explain",
+        action="store_true",
+        help="do not run the model for those who look inside (/explain, which the page asks)",
+    )
+    _add_number(
+        parser, "--explain-queue", "N", "explanations that wait for their turn; one more is refused with 429"
+    )
+    _add_number(
+        parser,
+        "--explain-memory",
+        "SIZE",
+        "of the explanations that are kept",
+        setting="explain_memory_bytes",
     )
 
 
@@ -212,6 +227,7 @@ def _settings(arguments: argparse.Namespace) -> ServeSettings:
         cors_origins=tuple(arguments.cors),
         kv_memory_bytes=arguments.kv_memory,
         prefix_cache=not arguments.no_prefix_cache,
+        explain=not arguments.no_explain,
     )
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from fastapi.requests import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from gptwo.serve.errors import ApiError
@@ -16,6 +16,7 @@ from gptwo.serve.schemas.base import RequestBody
 from gptwo.serve.serving import Serving
 
 Body = TypeVar("Body", bound=RequestBody)
+Query = TypeVar("Query", bound=BaseModel)
 
 # A list may hold so many values beside those that are tokens: messages, biases, a schema.
 _OTHER_VALUES = 8192
@@ -49,6 +50,14 @@ async def read_body(serving: Serving, request: Request, schema: type[Body]) -> B
     return await off_loop(
         partial(parse_body, schema, data, serving.settings.max_total_tokens + _OTHER_VALUES), len(data)
     )
+
+
+def read_query(request: Request, schema: type[Query]) -> Query:
+    """What stands behind the ? of ``request``. ``ApiError`` 400."""
+    try:
+        return schema.model_validate(dict(request.query_params))
+    except ValidationError as error:
+        raise _refusal(error.errors(include_url=False)[0]) from None
 
 
 def parse_body(schema: type[Body], data: bytes, most_values: int) -> Body:

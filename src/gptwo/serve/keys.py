@@ -1,4 +1,4 @@
-"""Bearer keys: the middleware that asks for one on every route but ``/health``."""
+"""Bearer keys: the middleware that asks for one on every route but ``/health`` and the page's files."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from gptwo.serve.errors import ApiError
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-OPEN_ROUTES = frozenset({"/health"})
-"""What answers without a key: a load balancer has none, and learns only whether the server is up."""
+OPEN_ROUTES = frozenset({"/health", "/", "/web/{name}"})
+"""What answers without a key: a load balancer has none, and learns only whether the server is up; the page is the
+program, the same for every model, and asks for the key itself."""
+_OPEN_FOLDER = "/web/"
 
 
 class KeyCheck:
@@ -30,7 +32,7 @@ class KeyCheck:
         self._hashes = [_hash(key.encode()) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_ROUTES or self._is_known(scope):
+        if scope["type"] != "http" or _is_open(scope["path"]) or self._is_known(scope):
             await self._app(scope, receive, send)
             return
         error = ApiError(
@@ -51,6 +53,10 @@ class KeyCheck:
         found = _hash(key.strip(b" "))
         matches = [secrets.compare_digest(found, known) for known in self._hashes]
         return scheme.lower() == b"bearer" and any(matches)
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_ROUTES or path.startswith(_OPEN_FOLDER)
 
 
 def _hash(key: bytes) -> bytes:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -16,6 +18,25 @@ INLINE_BYTES = 8192
 async def off_loop(work: Callable[[], Result], size: int) -> Result:
     """``work()``, in a thread when ``size``, bytes or so that it works on, is more than little."""
     return work() if size <= INLINE_BYTES else await asyncio.to_thread(work)
+
+
+def in_daemon_thread(work: Callable[[], Result], name: str) -> asyncio.Future[Result]:
+    """``work()`` in a thread of its own that the end of the process does not wait for.
+
+    Not asyncio's own threads: Python waits for those, and a server that is told to end should not first read a large
+    model to its last byte, or finish what nobody will see.
+    """
+    done: Future[Result] = Future()
+    done.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return asyncio.wrap_future(done)
 
 
 def encode(value: object) -> bytes:

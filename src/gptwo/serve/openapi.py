@@ -14,10 +14,20 @@ from gptwo.serve.keys import OPEN_ROUTES
 from gptwo.serve.schemas.base import ErrorBody
 from gptwo.serve.schemas.chat import ChatCompletionChunk, ChatRequest
 from gptwo.serve.schemas.completions import CompletionRequest
+from gptwo.serve.schemas.explain import (
+    ContinueRequest,
+    HeatMapRequest,
+    PromptRequest,
+    SamplingRequest,
+    TimeRequest,
+)
 from gptwo.serve.schemas.tokens import DetokenizeRequest, TokenizeRequest
 from gptwo.serve.serving import Serving
 
-REQUESTS = (CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest)
+REQUESTS = (
+    *(CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest),
+    *(PromptRequest, SamplingRequest, HeatMapRequest, ContinueRequest, TimeRequest),
+)
 
 _REF = "#/components/schemas/{model}"
 _ERRORS: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorBody, "description": "What went wrong"}}
@@ -33,6 +43,24 @@ def json_body(schema: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
+def query(schema: type[BaseModel]) -> dict[str, Any]:
+    """A route's parameters behind the ?, which it reads itself: FastAPI's refusal of a wrong one is not OpenAI's."""
+    document = schema.model_json_schema()
+    required = document.get("required", [])
+    parameters = []
+    for name, field in document.get("properties", {}).items():
+        kind = dict(field)
+        # A parameter that is left out is null; there is no other way to say it.
+        if "anyOf" in kind:
+            (one,) = [branch for branch in kind.pop("anyOf") if branch != {"type": "null"}]
+            kind |= one
+        if kind.get("default", 0) is None:
+            del kind["default"]
+        kind.pop("title", None)
+        parameters.append({"name": name, "in": "query", "required": name in required, "schema": kind})
+    return {"parameters": parameters}
+
+
 def replies(schema: type[BaseModel], *, streams: bool = False) -> dict[int | str, dict[str, Any]]:
     """All replies of a route that answers in JSON, or in events."""
     answer: dict[str, Any] = {"model": schema, "description": "The answer"}
@@ -42,9 +70,23 @@ def replies(schema: type[BaseModel], *, streams: bool = False) -> dict[int | str
     return {200: answer, **_ERRORS}
 
 
-def text_reply(media_type: str) -> dict[int | str, dict[str, Any]]:
-    """All replies of a route that answers in text."""
-    answer = {"description": "The answer", "content": {media_type: {"schema": {"type": "string"}}}}
+def text_reply(*media_types: str) -> dict[int | str, dict[str, Any]]:
+    """All replies of a route that answers in text of one of these types."""
+    content = {media_type: {"schema": {"type": "string"}} for media_type in media_types}
+    return {200: {"description": "The answer", "content": content}, **_ERRORS}
+
+
+def array_reply(description: str) -> dict[int | str, dict[str, Any]]:
+    """All replies of a route that answers in numbers: their bytes alone, and their shape in a header."""
+    header = {"required": True, "schema": {"type": "string"}}
+    answer = {
+        "description": description,
+        "content": {"application/octet-stream": {}},
+        "headers": {
+            "X-Shape": {**header, "description": "as 12,64"},
+            "X-Range": {**header, "description": "min,max"},
+        },
+    }
     return {200: answer, **_ERRORS}
 
 

@@ -14,7 +14,6 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -22,6 +21,7 @@ import uvicorn
 
 from gptwo.serve.connections import Connections
 from gptwo.serve.logs import RequestLog
+from gptwo.serve.offload import in_daemon_thread
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -83,7 +83,7 @@ class Server:
         stopping = asyncio.create_task(self._stop.wait())
         with _first_signal(self.stop), self._log.records():
             try:
-                building = _in_thread(service.build)
+                building = in_daemon_thread(service.build, "gptwo-load")
                 await _first_of(building, stopping, listening)
                 if building.done():
                     building.result()
@@ -150,21 +150,3 @@ def _first_signal(stop: Callable[[], None]) -> Iterator[None]:
 
 async def _first_of(*events: asyncio.Future[Any]) -> None:
     await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
-
-
-def _in_thread(function: Callable[[], None]) -> asyncio.Future[None]:
-    """Not asyncio's own threads: Python waits for those at its end, and a server that is told to end while it loads
-    should not read a large model to its last byte first.
-    """
-    done: Future[None] = Future()
-    done.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            function()
-            done.set_result(None)
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="gptwo-load", daemon=True).start()
-    return asyncio.wrap_future(done)

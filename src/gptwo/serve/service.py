@@ -78,6 +78,10 @@ class ModelService:
             prefix_cache=settings.prefix_cache,
             observer=self._metrics,
         )
+        if settings.explain:
+            from gptwo.serve.explaining.explaining import Explaining
+
+            self._serving.explaining = Explaining(model, settings, say=self._say)
         # All of this stays, and would be passed over by each full collection: 20 ms in which nobody is answered.
         gc.collect()
         gc.freeze()

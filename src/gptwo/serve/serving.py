@@ -15,6 +15,7 @@ from gptwo.serve.errors import ApiError
 
 if TYPE_CHECKING:
     from gptwo.infer.api import LanguageModel
+    from gptwo.serve.explaining.explaining import Explaining
     from gptwo.serve.metrics import Metrics
     from gptwo.serve.settings import ServeSettings
     from gptwo.serve.writer import Writer
@@ -32,6 +33,8 @@ class Serving:
     metrics: Metrics
     model: LanguageModel | None = None
     writer: Writer | None = None
+    explaining: Explaining | None = None
+    """None where the server does not explain."""
     ready: bool = False
     started: int = field(default_factory=lambda: int(time.time()))
     slow_work: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
@@ -59,6 +62,16 @@ class Serving:
         """The writer."""
         assert self.writer is not None
         return self.writer
+
+    @property
+    def open_explaining(self) -> Explaining:
+        """What explains the model; 404 where the server was told not to."""
+        self.require_ready()
+        if self.explaining is None:
+            raise ApiError(
+                404, "this server does not explain (gptwo serve --no-explain)", code="no_explanations"
+            )
+        return self.explaining
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -53,6 +53,13 @@ class ServeSettings:
     prefix_cache: bool = True
     """Keep keys and values of texts that have ended until their memory is needed, for prompts that begin alike."""
 
+    explain: bool = True
+    """Whether ``/explain`` answers: it runs the model a second time, by the reference."""
+    explain_queue: int = 8
+    """Explanations that may wait for the one being made; one more is refused with 429."""
+    explain_memory_bytes: int = 1 << 30
+    """Of all explanations that are kept together; the last one always is."""
+
     max_prompt_tokens: int | None = None
     """Of one prompt; None: the model's context."""
     max_n: int = 16
@@ -136,6 +143,8 @@ _COUNTS = (
     "queue",
     "kv_tokens",
     "kv_memory_bytes",
+    "explain_queue",
+    "explain_memory_bytes",
     *(setting.name for setting in fields(ServeSettings) if setting.name.startswith("max_")),
 )
 _TIMES = ("header_time_s", "body_time_s", "idle_time_s", "write_time_s", "ping_s")

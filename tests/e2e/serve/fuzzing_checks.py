@@ -13,6 +13,10 @@ CODES = {"context_length_exceeded", "request_too_large"}
 MESSAGES = "|".join(
     (
         r"expected either a prompt or messages",
+        r"expected either a prompt or tokens",
+        r"expected of a place either a head or mlp: true",
+        r"(layer|head|position|token)=\d+ is not possible; expected 0 to \d+.*",
+        r"the second prompt has \d+ tokens; expected \d+, .*",
         r"\d+ texts are asked for at once; expected .*",
         r".*\.0 is not possible; expected integer",
     )

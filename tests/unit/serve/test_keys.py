@@ -46,7 +46,19 @@ def test_any_key_opens(key: str, form: str) -> None:
         (b"Bearer sk-wrong", b"Bearer sk-first"),
     ],
 )
-@pytest.mark.parametrize("path", ["/v1/models", "/no/such/route", "/health/", "//health", "/metrics"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/models",
+        "/no/such/route",
+        "/health/",
+        "//health",
+        "/metrics",
+        "/explain/model",
+        "/web",
+        "//web/app.js",
+    ],
+)
 def test_nothing_else_does(values: tuple[bytes, ...], path: str) -> None:
     code, app = asked(*values, path=path)
     assert code == 401
@@ -54,7 +66,8 @@ def test_nothing_else_does(values: tuple[bytes, ...], path: str) -> None:
 
 
 def test_health_is_open_and_without_keys_everything_is() -> None:
-    assert asked(path="/health")[0] == 200
+    for path in ("/health", "/", "/web/app.js", "/web/panels/write.js"):
+        assert asked(path=path)[0] == 200
     assert asked(b"Bearer sk-wrong", path="/health")[0] == 200
     assert asked(known=())[0] == 200
 

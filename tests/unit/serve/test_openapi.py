@@ -27,6 +27,13 @@ def test_every_route_is_there_and_every_reference_leads_somewhere() -> None:
         assert document["paths"].keys() == {
             "/",
             "/detokenize",
+            "/explain/model",
+            "/explain/prompt",
+            "/explain/prompt/{explanation}/attention",
+            "/explain/prompt/{explanation}/attention/{layer}/{head}",
+            "/explain/prompt/{explanation}/next",
+            "/explain/prompt/{explanation}/tensor",
+            "/explain/training",
             "/health",
             "/metrics",
             "/tokenize",
@@ -36,6 +43,7 @@ def test_every_route_is_there_and_every_reference_leads_somewhere() -> None:
             "/v1/models",
             "/v1/models/{model}",
             "/version",
+            "/web/{name}",
         }
         names = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
         assert set(values(document, "$ref")) <= names
@@ -70,7 +78,9 @@ def test_keys_are_declared_where_they_are_asked_for() -> None:
     async def body(client: Client) -> None:
         reply = await client.get("/openapi.json", headers={"authorization": "Bearer secret"})
         assert reply.json["security"] == [{"key": []}]
-        assert reply.json["paths"]["/health"]["get"]["security"] == []
+        for path in ("/health", "/", "/web/{name}"):
+            assert reply.json["paths"][path]["get"]["security"] == []
+        assert "security" not in reply.json["paths"]["/explain/model"]["get"]
         assert (await client.get("/openapi.json")).status == 401
 
     serve(body, api_keys=("secret",))

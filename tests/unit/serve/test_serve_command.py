@@ -70,7 +70,7 @@ def test_every_setting_has_a_flag(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         --cors https://a.org --slots 2 --queue 3 --kv-memory 1.5GiB --no-prefix-cache --max-prompt-tokens 4 --max-n 5
         --max-best-of 6 --max-total-tokens 7 --max-body 8kB --max-header-bytes 9KiB --max-headers 10 --header-time 11
         --body-time 12.5 --idle-time 13 --write-time 14 --max-connections 15 --ping 16 --grace 0 --log-format text
-        --log-prompts
+        --log-prompts --no-explain --explain-queue 16 --explain-memory 17MB
     """.replace("KEYS", str(tmp_path / "keys"))
     given = settings(*flags.split())
     assert given == ServeSettings(
@@ -83,6 +83,9 @@ def test_every_setting_has_a_flag(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         queue=3,
         kv_memory_bytes=3 << 29,
         prefix_cache=False,
+        explain=False,
+        explain_queue=16,
+        explain_memory_bytes=17_000_000,
         max_prompt_tokens=4,
         max_n=5,
         max_best_of=6,

@@ -1,8 +1,7 @@
-"""GET /v1/models, /health, /version, /metrics and the page; and what all routes do before the model is there."""
+"""GET /v1/models, /health, /version, /metrics; and what all routes do before the model is there."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -54,22 +53,6 @@ def test_metrics_are_prometheus_text() -> None:
     serve(body)
 
 
-def test_the_page_names_the_model_and_loads_nothing() -> None:
-    async def body(client: Client) -> None:
-        reply = await client.get("/", headers={"x-forwarded-host": "<script>"})
-        assert reply.headers["content-type"].startswith("text/html")
-        page = reply.body.decode()
-        assert "<h1>script</h1>" in page
-        assert "curl http://" in page
-        assert not re.search(r"(src|href)=\"?(https?:)?//", page)
-        assert "<script" not in page
-        # Every link of it leads somewhere.
-        for path in set(re.findall('href="([^"]+)"', page)):
-            assert (await client.get(path)).status == 200
-
-    serve(body)
-
-
 def not_ready(client: Client) -> None:
     client.serving.ready = False
 
@@ -89,6 +72,9 @@ def test_before_and_after_it_serves_it_says_so(change: Callable[[Client], None],
             client.get("/v1/models/script"),
             client.get("/tokenizer_info"),
             client.get("/openapi.json"),
+            client.get("/explain/model"),
+            client.get("/explain/prompt/x/norms"),
+            client.post("/explain/prompt", {}),
             client.complete(),
             client.chat(messages=[]),
             client.post("/tokenize", {}),

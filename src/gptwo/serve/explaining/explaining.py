@@ -1,0 +1,178 @@
+"""What explains the model that is served: its reference, loaded on first use, and the explanations that are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gptwo.base.memory import free_memory_bytes
+from gptwo.costs import weight_bytes
+from gptwo.infer.engines import short_dtype
+from gptwo.infer.native_engine import NativeEngine
+from gptwo.serve.errors import ApiError
+from gptwo.serve.explaining.badge import TOLERANCES, badge
+from gptwo.serve.explaining.checkpoints import Checkpoints
+from gptwo.serve.explaining.kept import KeptExplanations, Made
+from gptwo.serve.explaining.lane import Lane
+from gptwo.serve.explaining.words import Words
+
+if TYPE_CHECKING:
+    from gptwo.explanation.reference import Reference
+    from gptwo.infer.api import LanguageModel
+    from gptwo.infer.engine import Tokens
+    from gptwo.serve.settings import ServeSettings
+
+TOP = 5
+"""Most probable tokens of every position, in the first answer."""
+Places = Sequence[tuple[Any, ...]]
+
+
+class Explaining:
+    """Everything but ``lane`` and ``checkpoints`` belongs to the thread whose turn it is."""
+
+    def __init__(self, model: LanguageModel, settings: ServeSettings, *, say: Callable[[str], None]) -> None:
+        self.model = model
+        self.lane = Lane(settings.explain_queue)
+        self.checkpoints = Checkpoints(model.folder)
+        self.kept = KeptExplanations(settings.explain_memory_bytes)
+        self.words = Words(model.tokenizer)
+        self._say = say
+        self._loaded = False
+
+    @property
+    def reference_bytes(self) -> int:
+        """What the reference's weights take beside the engine's; 0 where they are its own: torch, fp32 or fp64."""
+        shared = not isinstance(self.model.engine, NativeEngine) and self.dtype in ("fp32", "fp64")
+        return 0 if shared else weight_bytes(self.model.config)
+
+    @property
+    def dtype(self) -> str:
+        """Of the weights of the engine that serves."""
+        engine = self.model.engine
+        if isinstance(engine, NativeEngine):
+            return engine.packed.dtype
+        from gptwo.infer.torch_engine import TorchEngine
+
+        assert isinstance(engine, TorchEngine)
+        return short_dtype(str(engine.model.token_embedding.weight.dtype))
+
+    @property
+    def tolerance(self) -> float:
+        """Of the badge."""
+        return TOLERANCES[self.dtype]
+
+    @property
+    def reference_facts(self) -> dict[str, Any]:
+        """What runs explanations, for people: fused engines have no attention matrix to show."""
+        return {
+            "what": "the readable reference model in torch, which keeps every tensor; the engine that writes does not",
+            "loaded": self._loaded,
+            "bytes": self.reference_bytes,
+        }
+
+    def reference(self, checkpoint: int | None = None) -> Reference:
+        """Of the model that is served, or of another checkpoint of its run."""
+        from gptwo.explanation.weights import reference_of
+
+        if checkpoint is not None and checkpoint != self.checkpoints.served:
+            return reference_of(self.checkpoints.model(checkpoint))
+        if not self._loaded:
+            self._require_memory(self.reference_bytes, "the reference's weights take")
+            began = time.perf_counter()
+            reference_of(self.model)
+            self._loaded = True
+            self._say(
+                f"explanations: the reference's weights take {self.reference_bytes / 1e6:,.0f} MB more, "
+                f"loaded in {time.perf_counter() - began:.1f} s"
+            )
+        return reference_of(self.model)
+
+    def made(self, made_id: str) -> Made:
+        """A kept explanation; ``ApiError`` 404 with the code explanation_gone for one that is not kept any more."""
+        found = self.kept.get(made_id)
+        if found is None:
+            raise ApiError(
+                404,
+                "this explanation is not kept any more, or never was; ask for it again with POST /explain/prompt",
+                code="explanation_gone",
+            )
+        return found
+
+    def explain(
+        self,
+        tokens: Tokens,
+        *,
+        checkpoint: int | None = None,
+        ablate: Places = (),
+        other: Tokens | None = None,
+        places: Places = (),
+    ) -> Made:
+        """The explanation of ``tokens``: the one that is kept, or a new one. Same question, same id."""
+        checkpoint = None if checkpoint == self.checkpoints.served else checkpoint
+        asked = [checkpoint, tokens.tolist(), ablate, None if other is None else other.tolist(), places]
+        made_id = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+        if (known := self.kept.get(made_id)) is not None:
+            return known
+        from gptwo.explanation.explanation import trace
+
+        began = time.perf_counter()
+        reference = self.reference(checkpoint)
+        self._require_memory(_pass_bytes(reference, len(tokens)), f"explaining {len(tokens):,} tokens takes")
+        explanation = trace(reference, tokens, self.changes(reference, tokens, ablate, other, places))
+        model = self.model if checkpoint is None else self.checkpoints.model(checkpoint)
+        reply = {
+            "id": made_id,
+            "checkpoint": self.checkpoints.served if checkpoint is None else checkpoint,
+            "tokens": [self.words.entry(token) for token in tokens.tolist()],
+            "surprisal": [None, *explanation.surprisal[1:].tolist()],
+            "entropy": explanation.entropy.tolist(),
+            "top": self.words.top(explanation.top.ids[:, :TOP], _probabilities(explanation.top, TOP)),
+            "badge": badge(explanation, model.engine, self.dtype if checkpoint is None else "fp32"),
+            "seconds": time.perf_counter() - began,
+        }
+        made = Made(made_id, explanation, reply)
+        self.kept.add(made)
+        return made
+
+    def changes(
+        self,
+        reference: Reference,
+        tokens: Tokens,
+        ablate: Places = (),
+        other: Tokens | None = None,
+        places: Places = (),
+    ) -> Mapping[Any, Any]:
+        """What ``explanation`` calls changes; ``ConfigError`` for parts that the model does not have."""
+        from gptwo.explanation.edits import ablations
+        from gptwo.explanation.explain import patches
+
+        changes: dict[Any, Any] = {}
+        if other is not None:
+            changes |= patches(reference, other, places, len(tokens))
+        return changes | ablations(ablate, reference.config)
+
+    def _require_memory(self, needed: int, what: str) -> None:
+        free = free_memory_bytes()
+        if needed > free:
+            raise ApiError(
+                503,
+                f"{what} {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free; ask for less",
+                code="no_memory",
+            )
+
+
+def _pass_bytes(reference: Reference, T: int) -> int:
+    """At most, in float32: what is kept, and what a block computes at a time."""
+    config = reference.config
+    kept = 3 * config.n_layer * T * config.n_embd
+    block = 4 * config.n_head * T * T + T * (8 * config.n_embd + 3 * config.mlp_width)
+    return 4 * (kept + block + 3 * 64 * config.vocab_size)
+
+
+def _probabilities(top: Any, k: int) -> Any:
+    import numpy as np
+
+    return np.exp(top.logits[:, :k].astype(np.float64) - top.log_sum_exp[:, None])

@@ -1,0 +1,133 @@
+"""What runs the model to explain it: POST /explain/prompt; and GET /explain/model and training."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.requests import Request
+from fastapi.responses import Response
+
+from gptwo.infer.engine import Tokens
+from gptwo.serve.body import read_body, read_query
+from gptwo.serve.errors import ApiError
+from gptwo.serve.explaining.explaining import Explaining
+from gptwo.serve.offload import encode
+from gptwo.serve.openapi import json_body, query, replies
+from gptwo.serve.prompts import encode_prompts
+from gptwo.serve.schemas.explain import (
+    ExplainReply,
+    Place,
+    PromptReply,
+    PromptRequest,
+    TrainingQuery,
+    TrainingReply,
+)
+from gptwo.serve.serving import Serving
+
+
+def router(serving: Serving) -> APIRouter:
+    """The routes."""
+    routes = APIRouter()
+
+    @routes.get("/explain/model", summary="What is explained", responses=replies(ExplainReply))
+    async def model() -> Response:
+        explaining = serving.open_explaining
+        content = await asyncio.to_thread(_described, serving, explaining)
+        return Response(content, media_type="application/json")
+
+    @routes.get(
+        "/explain/training",
+        summary="The log of the run that the model is of",
+        responses=replies(TrainingReply),
+        openapi_extra=query(TrainingQuery),
+    )
+    async def training(request: Request) -> Response:
+        checkpoints = serving.open_explaining.checkpoints
+        asked = read_query(request, TrainingQuery)
+
+        def read() -> bytes:
+            live = checkpoints.live
+            fields = {"checkpoints": checkpoints.steps(), "live": live}
+            return encode({"records": checkpoints.records(asked.after), **fields})
+
+        return Response(await asyncio.to_thread(read), media_type="application/json")
+
+    @routes.post(
+        "/explain/prompt",
+        summary="A prompt's forward pass",
+        openapi_extra=json_body(PromptRequest),
+        responses=replies(PromptReply),
+    )
+    async def prompt(request: Request) -> Response:
+        explaining = serving.open_explaining
+        asked = await read_body(serving, request, PromptRequest)
+        tokens = await tokens_of(serving, asked.prompt, asked.tokens)
+        changes = await _changes(serving, asked)
+
+        def explain() -> bytes:
+            return encode(explaining.explain(tokens, checkpoint=asked.checkpoint, **changes).reply)
+
+        return Response(await explaining.lane.run(explain, model_run=True), media_type="application/json")
+
+    return routes
+
+
+async def tokens_of(
+    serving: Serving, prompt: str | None, tokens: list[int] | None, param: str = "prompt"
+) -> Tokens:
+    """The ids that are meant; 400 for both, neither, and what does not fit into the context."""
+    if (prompt is None) == (tokens is None):
+        raise ApiError(400, "expected either a prompt or tokens", param=param)
+    (encoded,) = await encode_prompts(serving, prompt if tokens is None else tokens)
+    return encoded.ids
+
+
+def require_below(name: str, value: int | None, count: int) -> int | None:
+    """``value``; 400 when there are no so many."""
+    if value is not None and value >= count:
+        raise ApiError(400, f"{name}={value} is not possible; expected 0 to {count - 1}", param=name)
+    return value
+
+
+async def _changes(serving: Serving, asked: PromptRequest) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    if asked.ablate:
+        changes["ablate"] = [(*_place(one, "ablate"), one.to) for one in asked.ablate]
+    if asked.patch is not None:
+        changes["other"] = await tokens_of(serving, asked.patch.prompt, asked.patch.tokens, "patch")
+        changes["places"] = [_place(one, "patch") for one in asked.patch.places]
+    return changes
+
+
+def _place(place: Place, param: str) -> tuple[int, int | str]:
+    if (place.head is None) == (not place.mlp):
+        raise ApiError(400, "expected of a place either a head or mlp: true", param=param)
+    return (place.layer, "mlp" if place.head is None else place.head)
+
+
+def _described(serving: Serving, explaining: Explaining) -> bytes:
+    from gptwo.costs import cost_table
+
+    model = serving.loaded
+    table = cost_table(model.config)
+    steps: Sequence[int] | None = explaining.checkpoints.steps()
+    return encode(
+        {
+            "name": serving.settings.model_name,
+            "description": model.description,
+            "reference": explaining.reference_facts,
+            "config": dataclasses.asdict(model.config),
+            "parameters": table.parameters,
+            "rows": [dataclasses.asdict(row) for row in table.rows],
+            "tolerance": explaining.tolerance,
+            "checkpoint": explaining.checkpoints.served,
+            "checkpoints": steps,
+            "live": explaining.checkpoints.live,
+            "context": serving.most_prompt_tokens,
+            "special": {"eot": model.tokenizer.eot_id},
+        }
+    )
