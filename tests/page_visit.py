@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -17,3 +17,15 @@ def settled(page: Page, panel: str) -> None:
     """Waits until the prompt is explained and the panel has been drawn."""
     page.wait_for_selector("body:not(.busy)")
     page.wait_for_selector(f"#panel[data-shown='{panel}'][aria-busy='false']")
+
+
+def tokens_become(page: Page, count: int) -> None:
+    """Waits until the strip has so many tokens."""
+    expecting(page.locator("#strip .token")).to_have_count(count)
+
+
+def expecting(subject: Any) -> Any:
+    """playwright's ``expect``, which waits. Found only when called: a machine without it skips these tests."""
+    from playwright.sync_api import expect
+
+    return expect(subject)

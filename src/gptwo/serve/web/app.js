@@ -101,7 +101,7 @@ function showExplanation() {
   const button = element("badge");
   button.hidden = false;
   button.className = `badge ${badge.ok ? "good" : "bad"}`;
-  button.replaceChildren(t(badge.ok ? "shell.badge_good" : "shell.badge_bad", { engine: badge.engine, largest: scientific(badge.largest) }));
+  button.replaceChildren(t(badge.ok ? "shell.badge_good" : "shell.badge_bad", { engine: badge.engine.match(/^\w+/)[0], largest: scientific(badge.largest) }));
   element("badge-text").replaceChildren(
     h("p", { text: t("shell.badge_what", { engine: badge.engine, largest: scientific(badge.largest), tolerance: scientific(badge.tolerance) }) }),
     h("p", { class: "muted", text: t("shell.badge_why") }),
@@ -216,6 +216,7 @@ async function speak(name, { again = true } = {}) {
   for (const button of element("languages").children) button.setAttribute("aria-pressed", button.dataset.lang === name);
   element("scale-end").textContent = t("shell.scale_end", { nats: number(FULL_NATS, 0) });
   if (!again) return;
+  nameModel();
   checkpointSlider(element("checkpoint"), app);
   if (!saved) {
     const url = new URL(location.href);
@@ -250,13 +251,19 @@ async function start() {
   fillPrompt(app.state.prompt ?? "");
   try {
     app.model = await app.api.json("/explain/model", undefined, { keep: true });
-    element("model").textContent = app.model.description ?? app.model.name;
+    nameModel();
     checkpointSlider(element("checkpoint"), app);
     document.title = `${app.model.name} · gptwo`;
   } catch (error) {
     return say(messageOf(error));
   }
   return restore(app.state);
+}
+
+function nameModel() {
+  const { name, parameters, description } = app.model;
+  element("model").textContent = t("shell.model", { name, parameters: number(parameters) });
+  element("model").title = description;
 }
 
 function restore({ given, ...state }) {

@@ -9,7 +9,7 @@ const TOP = 10;
 const BOTTOM = 26;
 
 /** A figure that fits its width. `series`: [{name, label, points: [[x, y]…], dots}]; `marks`: x values on the axis, of which
- * `marked` has a line; `digits` of the values. The figure keeps the chart as `figure.chart`. */
+ * `marked` has a line; `digits` of the values. */
 export function lineChart({ title, unit, series, marks = [], marked = null, height = 260, digits = 3, signal }) {
   const readout = h("p", { class: "readout" });
   const figure = h("figure", { class: "chart" }, h("figcaption", {}, h("h2", { text: title }), readout));
@@ -18,12 +18,10 @@ export function lineChart({ title, unit, series, marks = [], marked = null, heig
     const point = at === null ? points.at(-1) : points.reduce((best, point) => (Math.abs(point[0] - at) < Math.abs(best[0] - at) ? point : best));
     return h("span", { class: label ? `key ${name}` : "" }, label && `${label} `, h("b", { text: number(point[1], digits) }), h("span", { class: "muted", text: ` @ ${number(point[0])}` }));
   }), unit && h("span", { class: "muted", text: unit }));
-  const draw = (width) => {
-    const node = plot({ width, height, filled, marks, marked, title, values });
-    figure.chart?.remove();
-    figure.querySelector("figcaption").after(node);
-    figure.chart = node;
-  };
+  // Always the same node, which may be saved as a picture at any time.
+  const node = s("svg", { role: "img", "aria-label": title, class: "plot" });
+  figure.append(node);
+  const draw = (width) => plot(node, { width, height, filled, marks, marked, values });
   const observer = new ResizeObserver(([entry]) => entry.contentRect.width > 0 && draw(entry.contentRect.width));
   observer.observe(figure);
   signal.addEventListener("abort", () => observer.disconnect());
@@ -32,8 +30,9 @@ export function lineChart({ title, unit, series, marks = [], marked = null, heig
   return figure;
 }
 
-function plot({ width, height, filled, marks, marked, title, values }) {
+function plot(node, { width, height, filled, marks, marked, values }) {
   const all = filled.flatMap(({ points }) => points);
+  if (all.length === 0) return;
   const xs = [Math.min(0, ...all.map(([x]) => x)), Math.max(1, ...all.map(([x]) => x), ...marks)];
   const ys = all.map(([, y]) => y);
   const ticks = round([Math.min(...ys), Math.max(...ys)], Math.max(2, Math.round(height / 60)));
@@ -42,29 +41,29 @@ function plot({ width, height, filled, marks, marked, title, values }) {
   const y = (value) => TOP + (1 - (value - low) / (high - low || 1)) * (height - TOP - BOTTOM);
   const steps = round(xs, Math.max(2, Math.floor(width / 110))).filter((value) => value >= xs[0] && value <= xs[1]);
   const cross = s("line", { class: "cross", y1: TOP, y2: height - BOTTOM, visibility: "hidden" });
-  const node = s("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title, class: "plot" },
+  for (const [name, value] of Object.entries({ width, height, viewBox: `0 0 ${width} ${height}` })) node.setAttribute(name, value);
+  node.replaceChildren(
     ...ticks.map((value) => s("line", { class: "rule", x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) })),
     ...ticks.map((value) => s("text", { class: "tick", x: LEFT - 8, y: y(value), "text-anchor": "end", "dominant-baseline": "middle", text: short(value) })),
     ...steps.map((value) => s("text", { class: "tick", x: x(value), y: height - 6, "text-anchor": value === xs[0] ? "start" : x(value) > width - 24 ? "end" : "middle", text: short(value) })),
     ...marks.map((value) => s("line", { class: "mark", x1: x(value), x2: x(value), y1: height - BOTTOM, y2: height - BOTTOM + 5 })),
-    marked !== null && s("line", { class: "marked", x1: x(marked), x2: x(marked), y1: TOP, y2: height - BOTTOM + 5 }),
+    ...(marked === null ? [] : [s("line", { class: "marked", x1: x(marked), x2: x(marked), y1: TOP, y2: height - BOTTOM + 5 })]),
     cross,
     ...filled.flatMap(({ name, points, dots }) => [
       s("path", { class: `line ${name}`, d: points.map(([a, b], i) => `${i ? "L" : "M"}${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("") }),
       ...(dots ? points.map(([a, b]) => s("circle", { class: `dot ${name}`, cx: x(a).toFixed(1), cy: y(b).toFixed(1), r: 3 })) : []),
     ]));
-  node.addEventListener("pointermove", (event) => {
+  node.onpointermove = (event) => {
     const at = xs[0] + ((event.offsetX - LEFT) / (width - LEFT - RIGHT)) * (xs[1] - xs[0]);
     const near = Math.max(xs[0], Math.min(xs[1], at));
     for (const key of ["x1", "x2"]) cross.setAttribute(key, x(near));
     cross.setAttribute("visibility", "visible");
     values(near);
-  });
-  node.addEventListener("pointerleave", () => {
+  };
+  node.onpointerleave = () => {
     cross.setAttribute("visibility", "hidden");
     values(marked);
-  });
-  return node;
+  };
 }
 
 /** About `count` round numbers that span [low, high]. */

@@ -10,7 +10,8 @@ const MODES = ["zero", "mean", "patch"];
 const SIGNS = { zero: "0", mean: "μ", patch: "⇄" };
 const CANDIDATES = 100;
 const SHOWN = 12;
-const CELL = 20;
+const CELL = [20, 36];
+const PICTURE_WIDTH = 260;
 
 /** What is changed, by "layer.head" or "layer.mlp"; it stays while the panel is closed. */
 const edits = new Map();
@@ -45,8 +46,8 @@ function switches(root, app, changed) {
     ...Array.from({ length: layers }, (_, layer) => [
       h("span", { class: "axis", text: number(layer) }), ...Array.from({ length: heads }, (__, head) => cell(layer, head)), cell(layer, "mlp")]).flat());
   roving(grid, () => [...grid.querySelectorAll(".switch")], { across: heads + 1 });
-  const second = h("input", {
-    type: "text", class: "second", value: other, placeholder: t("whatif.other_hint"), disabled: app.saved,
+  const second = h("textarea", {
+    class: "second", rows: 2, text: other, spellcheck: "false", placeholder: t("whatif.other_hint"), disabled: app.saved,
     on: { change: () => ((other = second.value), usesPatch() && changed()) },
   });
   const clear = h("button", { type: "button", class: "quiet", text: t("whatif.clear"), disabled: app.saved, on: { click: () => (edits.clear(), paint(root), changed()) } });
@@ -88,6 +89,11 @@ function paint(root) {
   }
 }
 
+/** The checkpoint that is looked at, where it is not the one that is served. */
+function at({ checkpoint }) {
+  return checkpoint === null ? {} : { checkpoint };
+}
+
 function usesPatch() {
   return [...edits.values()].includes("patch");
 }
@@ -112,8 +118,8 @@ async function refresh(card, app) {
   const signal = AbortSignal.any([work.signal, app.signal]);
   if (edits.size === 0) return card.replaceChildren(h("h2", { text: t("whatif.results") }), h("p", { class: "muted", text: t("whatif.nothing") }));
   if (usesPatch() && other === "") return card.replaceChildren(h("h2", { text: t("whatif.results") }), h("p", { class: "muted", text: t("whatif.needs_other") }));
-  const { explanation, position, tokens, checkpoint } = app.state;
-  const of = { tokens, ...(checkpoint !== null && { checkpoint }), ...asked() };
+  const { explanation, position, tokens } = app.state;
+  const of = { tokens, ...at(app.state), ...asked() };
   card.classList.add("working");
   try {
     const changed = await app.api.explain(of, { signal });
@@ -183,7 +189,7 @@ async function heatMap(card, root, app) {
   const picture = h("div", { class: "heat" });
   const said = h("span", { class: "muted spoken", role: "status" });
   const go = h("button", { type: "button", class: "button needs-server", text: t("whatif.heat_go"), on: { click: () => run() } });
-  const body = () => ({ prompt: app.state.prompt, other: root.querySelector(".second").value, position, token: Number(select.value) });
+  const body = () => ({ tokens: app.state.tokens, ...at(app.state), other: root.querySelector(".second").value, position, token: Number(select.value) });
   const run = async () => {
     if (body().other === "") return void (said.textContent = t("whatif.needs_other"));
     go.disabled = true;
@@ -210,7 +216,7 @@ async function heatMap(card, root, app) {
   };
   card.replaceChildren(h("h2", { text: t("whatif.heat") }), h("p", { class: "muted note", text: t("whatif.heat_what") }),
     h("div", { class: "row" }, h("label", { class: "row" }, h("span", { text: t("whatif.heat_token") }), select), go, said), picture);
-  if (heat !== null && heat.body.prompt === app.state.prompt && heat.body.position === position) {
+  if (heat !== null && JSON.stringify({ ...heat.body, token: 0 }) === JSON.stringify({ ...body(), token: 0 })) {
     select.value = heat.body.token;
     draw();
   }
@@ -230,14 +236,15 @@ function strongest(grid) {
 /** L×H squares, warm where patching raises the logit, cool where it lowers it. */
 function heatPicture(grid, choose) {
   const [L, H] = [grid.length, grid[0].length];
+  const cell = Math.max(CELL[0], Math.min(CELL[1], Math.floor(PICTURE_WIDTH / H)));
   const largest = Math.max(...grid.flat().map(Math.abs)) || 1;
   const squares = grid.flatMap((row, layer) => row.map((change, head) =>
-    s("rect", { x: 28 + head * CELL, y: 20 + layer * CELL, width: CELL - 1, height: CELL - 1, class: change > 0 ? "warm" : "cool", "fill-opacity": (Math.abs(change) / largest).toFixed(3), on: { click: () => choose(layer, head) } },
+    s("rect", { x: 28 + head * cell, y: 20 + layer * cell, width: cell - 1, height: cell - 1, class: change > 0 ? "warm" : "cool", "fill-opacity": (Math.abs(change) / largest).toFixed(3), on: { click: () => choose(layer, head) } },
       s("title", { text: t("whatif.heat_cell", { layer, head, change: signed(change, 3) }) }))));
   const label = (text, x, y, anchor) => s("text", { x, y, class: "tick", "text-anchor": anchor, "dominant-baseline": "middle", text });
-  return s("svg", { width: 28 + H * CELL, height: 20 + L * CELL + 26, class: "plot", role: "img", "aria-label": t("whatif.heat") },
-    ...Array.from({ length: H }, (_, head) => label(number(head), 28 + (head + 0.5) * CELL, 10, "middle")),
-    ...Array.from({ length: L }, (_, layer) => label(number(layer), 20, 20 + (layer + 0.5) * CELL, "end")),
-    s("rect", { class: "ground", x: 28, y: 20, width: H * CELL - 1, height: L * CELL - 1 }), ...squares,
-    s("text", { x: 28, y: 20 + L * CELL + 16, class: "tick", text: t("whatif.heat_scale", { largest: fixed(largest, 2) }) }));
+  return s("svg", { width: Math.max(28 + H * cell, PICTURE_WIDTH), height: 20 + L * cell + 26, class: "plot", role: "img", "aria-label": t("whatif.heat") },
+    ...Array.from({ length: H }, (_, head) => label(number(head), 28 + (head + 0.5) * cell, 10, "middle")),
+    ...Array.from({ length: L }, (_, layer) => label(number(layer), 20, 20 + (layer + 0.5) * cell, "end")),
+    s("rect", { class: "ground", x: 28, y: 20, width: H * cell - 1, height: L * cell - 1 }), ...squares,
+    s("text", { x: 28, y: 20 + L * cell + 16, class: "tick", text: t("whatif.heat_scale", { largest: fixed(largest, 2) }) }));
 }

@@ -25,7 +25,7 @@ let afterwards = null;
 let running = null;
 
 export async function show(root, app) {
-  if (!root.firstChild) build(root, app);
+  if (!root.firstChild || (!running && !agrees(root, app.state.settings))) build(root, app);
   const view = root.querySelector(".distribution");
   app.on("change", (patch) => {
     if ("position" in patch) afterwards = null;
@@ -36,6 +36,11 @@ export async function show(root, app) {
   if (ids.join() !== written.ids.join()) written = { ids, start: ids.length };
   served(root, app);
   await refresh(view, app);
+}
+
+/** Whether the controls show these settings: a link, or going back, brings others. */
+function agrees(root, settings) {
+  return [...root.querySelectorAll("[data-setting]")].every((input) => input.valueAsNumber === settings[input.dataset.setting]);
 }
 
 function build(root, app) {
@@ -107,7 +112,7 @@ async function write(root, app, from = app.state.tokens) {
   spoken.textContent = "";
   const ids = [...from];
   let ended = false;
-  const body = { prompt: from, max_tokens: Math.min(length, room), stream: true, logprobs: 0, return_token_ids: true, ...app.state.settings };
+  const body = { prompt: from, max_tokens: Math.min(length, room), stream: true, logprobs: 0, return_token_ids: true, ...policy(app.state.settings) };
   const begun = performance.now();
   try {
     app.writing(null, from.length);
@@ -135,6 +140,12 @@ async function write(root, app, from = app.state.tokens) {
   await app.set({ tokens: ids, position: ids.length - 1 });
 }
 
+/** The settings that do something: a filter that is off is left out. */
+function policy(settings) {
+  const off = new Map(SLIDERS.map((slider) => [slider.name, slider.off]));
+  return Object.fromEntries(Object.entries(settings).filter(([name, value]) => value !== off.get(name)));
+}
+
 /** A token's text as the API names it: "bytes:\xe2\x82" is a piece of a character. */
 function nameText(name) {
   return name.startsWith("bytes:\\x") ? name.slice(6).replace(/\\x(..)/g, (_, hex) => `⟨${hex.toUpperCase()}⟩`) : name;
@@ -150,7 +161,7 @@ async function refresh(view, app) {
   const path = `/explain/prompt/${explanation.id}`;
   const [next, sampling] = await Promise.all([
     app.api.json(`${path}/next?position=${from}&k=${TOP}`, undefined, app),
-    app.api.json(`${path}/sampling`, { position: from, ...settings, step }, app),
+    app.api.json(`${path}/sampling`, { position: from, ...policy(settings), step }, app),
   ]).catch((error) => {
     if (error.name === "AbortError") return [];
     throw error;
@@ -181,10 +192,21 @@ function distribution(view, app, { after, from, step, next, sampling }) {
     h("p", { class: "row facts" },
       fact("entropy", t("write.nats", { nats: fixed(next.entropy, 3) })),
       fact("effective", number(Math.exp(next.entropy), 1)),
-      fact("drawn", h("b", { class: "word" }, ...visible(sampling.drawn)), ` (u = ${fixed(sampling.drawn.u, 4)})`)),
+      fact("drawn", h("b", { class: "word" }, ...visible(sampling.drawn)))),
     table(app, { after, from, next, sampling }),
     h("p", { class: "muted legend" }, h("span", { text: t("write.legend_drawn") }), from + 1 < tokens.length && h("span", { class: "stands", text: t("write.legend_actual") })),
-    h("p", { class: "muted note", text: t("write.draw", { u: fixed(sampling.drawn.u, 4), seed: String(app.state.settings.seed), step: number(step), token: plain(sampling.drawn) }) }),
+    ...draw(app, step, sampling),
+  ];
+}
+
+/** The number that was drawn, and the share of [0, 1) that is the token's. */
+function draw(app, step, { stages, drawn }) {
+  if (drawn.u === null) return [h("p", { class: "muted note", text: t("write.greedy", { token: plain(drawn) }) })];
+  const p = stages.at(-1).top.find((entry) => entry.id === drawn.id)?.p ?? drawn.high - drawn.low;
+  const values = { seed: String(app.state.settings.seed), step: number(step), u: fixed(drawn.u, 4), low: fixed(drawn.low, 4), high: fixed(drawn.high, 4), token: plain(drawn), p: percent(p) };
+  return [
+    h("div", { class: "draw", "aria-hidden": "true", style: { "--low": `${100 * drawn.low}%`, "--width": `${100 * (drawn.high - drawn.low)}%`, "--u": `${100 * drawn.u}%` } }, h("i"), h("b")),
+    h("p", { class: "muted note", text: t("write.draw", values) }),
   ];
 }
 
