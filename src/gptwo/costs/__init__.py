@@ -8,9 +8,11 @@ from gptwo.costs.formats import (
     kv_cache_bytes,
     kv_position_bytes,
     matrix_bytes,
+    matrix_format,
     packed_bytes,
 )
 from gptwo.costs.operations import Operation, OperationKind, forward_operations
+from gptwo.costs.serving_memory import kv_block_bytes, serving_memory
 from gptwo.costs.table import (
     CostTable,
     ParameterRow,
@@ -19,25 +21,42 @@ from gptwo.costs.table import (
     parameter_rows,
     weight_bytes,
 )
+from gptwo.costs.training_memory import (
+    HEAD_LOGITS,
+    OptimizerName,
+    TrainingDtype,
+    activation_bytes,
+    muon_batches,
+    training_memory,
+)
 
 __all__ = [
+    "HEAD_LOGITS",
     "CostTable",
     "KVFormat",
     "Operation",
     "OperationKind",
+    "OptimizerName",
     "ParameterRow",
+    "TrainingDtype",
     "WeightFormat",
+    "activation_bytes",
     "cost_table",
     "embedding_row_bytes",
     "forward_flops",
     "forward_operations",
+    "kv_block_bytes",
     "kv_cache_bytes",
     "kv_position_bytes",
     "matrix_bytes",
+    "matrix_format",
+    "muon_batches",
     "packed_bytes",
     "parameter_count",
     "parameter_rows",
     "query_key_pairs",
+    "serving_memory",
     "training_flops",
+    "training_memory",
     "weight_bytes",
 ]

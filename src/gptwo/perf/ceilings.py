@@ -19,7 +19,7 @@ from gptwo.base.version import __version__
 from gptwo.perf.environment import processor
 
 # What is measured, and how: another number has nothing in common with what an older one left in the cache.
-_EDITION = 1
+_EDITION = 2
 # A machine whose ceilings moved by more than this between two measurements was not quiet.
 QUIET_DRIFT = 0.05
 
@@ -35,6 +35,8 @@ class Ceilings:
     launch_s                  from one kernel to the next on a GPU; on the CPU one step of the native engine, or None
     transfers                 {direction: {"pageable" | "pinned": {latency_s, bytes_per_s, samples}}}, CUDA only
     process_bytes             host memory of a process before its model: {"native" | "torch" | "train": bytes}
+    speeds                    what ``predict`` multiplies up, on the CPU: {"torch": ``torch_speeds``, "native":
+                              ``native_speeds``}; None elsewhere, and in a quick measurement
 
     ``source`` is "measured", or "datasheet" where the device is not here.
     """
@@ -51,6 +53,7 @@ class Ceilings:
     transfers: dict[str, dict[str, Any]] | None
     measured_at: str
     process_bytes: dict[str, int] = field(default_factory=dict)
+    speeds: dict[str, Any] | None = None
     source: Literal["measured", "datasheet"] = "measured"
 
     def to_json(self) -> dict[str, Any]:
@@ -114,8 +117,20 @@ def measure_ceilings(device: str = "cpu", threads: int | None = None, quick: boo
                 else None
             ),
             process_bytes={} if quick else process_bytes(),
+            speeds=_speeds(kernels) if place.type == "cpu" and not quick else None,
             measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
+
+
+def _speeds(kernels: Any) -> dict[str, Any]:
+    """What ``speeds`` reads; the native engine's are left out where it was not built."""
+    from gptwo.perf.native_speeds import native_speeds
+    from gptwo.perf.torch_speeds import torch_speeds
+
+    return {
+        "torch": torch_speeds(budget_s=3.0),
+        **({"native": native_speeds(kernels, budget_s=2.0)} if kernels is not None else {}),
+    }
 
 
 def device_name(device: Any) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from gptwo.base.errors import ConfigError
 from gptwo.config import GPT2Config
-from gptwo.costs import parameter_count
+from gptwo.costs import activation_bytes, parameter_count
 
 # Of the free memory, what a step's activations may take; the rest is for fragmentation and other programs.
 _SHARE = 0.5
@@ -29,22 +29,6 @@ def sequences_per_step(batch_tokens: int, context: int) -> int:
             f"batch_tokens={batch_tokens} is not a multiple of the context of {context}; nearest: {nearest}"
         )
     return batch_tokens // context
-
-
-def activation_bytes(config: GPT2Config, *, checkpoint_activations: bool, fused: bool, on_cpu: bool) -> int:
-    """Bytes, nearly, that one training sequence of length C keeps until its backward pass, in fp32.
-
-    Per token and block, ``fused`` (``model/fused_linear.py``: a CPU, eager, fp32): x, q k v, attention's output and x',
-    6 D, and the MLP's row before GELU, F. Else also the outputs of both norms and of GELU: 8 D + 2 F. With dropout
-    two masks, and on a CPU, where torch's attention kernel has no dropout, three C×C squares a head. With checkpointing
-    only the input of each block, and one block in full. The head keeps no logits.
-    """
-    D, F = config.n_embd, config.mlp_width
-    block = 6 * D + F if fused else 8 * D + 2 * F
-    if config.dropout > 0:
-        block += 2 * D + (3 * config.n_head * config.context if on_cpu else 0)
-    blocks = config.n_layer * D + block if checkpoint_activations else config.n_layer * block
-    return 4 * config.context * (blocks + 3 * D)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from gptwo.base.errors import ConfigError
 from gptwo.config import PRESETS, GPT2Config
-from gptwo.costs import parameter_count
+from gptwo.costs import activation_bytes, parameter_count
 from gptwo.model import build_model
-from gptwo.train.micro_batch import activation_bytes, derive_micro_batch, sequences_per_step
+from gptwo.train.micro_batch import derive_micro_batch, sequences_per_step
 
 CONFIG = PRESETS["nano"]
 

@@ -1,0 +1,151 @@
+"""What a plan multiplies up: seconds of products, attention and the rest, from what was measured of a device.
+
+A CPU of this machine has been measured step by step (``Ceilings.speeds``). Of another device only its ceilings are
+known: products then run at the speed of a model's products, what is element by element at that of a copy, and each
+operation waits for its launch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from gptwo.config import GPT2Config
+from gptwo.costs import WeightFormat, matrix_bytes
+from gptwo.perf.ceilings import Ceilings
+
+Direction = Literal["forward", "input_gradient", "weight_gradient"]
+# Bytes that an element-wise step moves for each value in fp32: what it reads and writes. AdamW with the norm and the
+# clip: the gradient read three times and written, weight and two moments read and written.
+_BYTES_PER_VALUE = {
+    "norm": 8, "norm_backward": 16, "gelu": 8, "gelu_backward": 16, "softmax": 16, "add": 12, "adamw": 40
+}  # fmt: skip
+# Operations of torch, forward and backward, of a layer and of a step beside its layers.
+_OPERATIONS_OF_LAYER, _OPERATIONS_OF_STEP = 60, 100
+# The same of a forward pass alone.
+FORWARD_OPERATIONS_OF_LAYER, FORWARD_OPERATIONS = 25, 10
+
+
+def matmul_flops_per_s(ceilings: Ceilings, dtype: str) -> float:
+    """The ceiling of products in ``dtype``; fp32's where it has none of its own."""
+    known = ceilings.matmul_flops_per_s
+    return known.get(dtype, known["fp32"])
+
+
+def operation_s(ceilings: Ceilings) -> float:
+    """Seconds of an operation on next to nothing: the host's dispatch or the device's launch, whichever is longer."""
+    return max(ceilings.dispatch_s, ceilings.launch_s or 0.0)
+
+
+class TorchSpeeds:
+    """Of torch on the device of ``ceilings``, in ``dtype``."""
+
+    def __init__(self, ceilings: Ceilings, dtype: str) -> None:
+        self._ceilings = ceilings
+        self._dtype = dtype
+        measured = (ceilings.speeds or {}).get("torch")
+        # What was measured is fp32.
+        self._measured: dict[str, Any] | None = measured if dtype == "fp32" else None
+
+    def product_s(self, flops: float, *, rows: int, width: int, direction: Direction = "forward") -> float:
+        """Seconds of products with so many rows, of a block of width D."""
+        if self._measured is None:
+            known = [
+                speeds.get(self._dtype, speeds["fp32"])
+                for name, speeds in self._ceilings.model_matmul_flops_per_s.items()
+                if name != "head"
+            ]
+            return flops / (sum(known) / len(known))
+        table = self._measured["products"]
+        by_row = [_between(table["widths"], speeds, width) for speeds in table[direction]]
+        return flops / _between(table["rows"], by_row, rows)
+
+    def attention_s(self, flops: float, *, tokens: int, backward: bool = False) -> float:
+        """Seconds of attention's products over sequences of so many tokens."""
+        if self._measured is None:
+            return flops / matmul_flops_per_s(self._ceilings, self._dtype)
+        table = self._measured["attention"]
+        return flops / _between(table["tokens"], table["backward" if backward else "forward"], tokens)
+
+    def value_s(self, what: str) -> float:
+        """Seconds for a value of an element-wise step."""
+        if self._measured is None:
+            return _BYTES_PER_VALUE[what] / self._ceilings.copy_bytes_per_s
+        return float(self._measured["per_value"][what])
+
+    @property
+    def layer_s(self) -> float:
+        """What a layer costs beside its arithmetic, forward and backward."""
+        if self._measured is None:
+            return _OPERATIONS_OF_LAYER * operation_s(self._ceilings)
+        return float(self._measured["layer_s"])
+
+    @property
+    def step_s(self) -> float:
+        """What a step costs beside its layers and its arithmetic."""
+        if self._measured is None:
+            return _OPERATIONS_OF_STEP * operation_s(self._ceilings)
+        return float(self._measured["step_s"])
+
+
+class NativeSpeeds:
+    """Of the native engine with weights in ``dtype`` and keys and values in ``kv``, for a model of ``config``."""
+
+    def __init__(self, ceilings: Ceilings, config: GPT2Config, dtype: WeightFormat) -> None:
+        self._ceilings = ceilings
+        self._dtype = dtype
+        measured = (ceilings.speeds or {}).get("native")
+        self._measured: dict[str, Any] | None = measured
+        D, F = config.n_embd, config.mlp_width
+        self.block_bytes = sum(
+            matrix_bytes(dtype, outputs, inputs) for outputs, inputs in ((3 * D, D), (D, D), (F, D), (D, F))
+        )
+        self._all_bytes = config.n_layer * self.block_bytes
+        self._weights_per_byte = (4 * D * D + 2 * D * F) / self.block_bytes
+
+    def weight_s(self, weight_bytes: float, rows: int) -> float:
+        """Seconds of products with so many bytes of weights and so many rows (at most 256 go through together)."""
+        if self._measured is None:
+            arithmetic = 2 * rows * self._weights_per_byte / matmul_flops_per_s(self._ceilings, self._dtype)
+            return weight_bytes * max(1 / self._ceilings.read_bytes_per_s, arithmetic)
+        small, large = self._sizes()
+        each = [float(np.interp(rows, size["rows"], size["s_per_byte"])) for size in (small, large)]
+        return weight_bytes * self._by_size(each)
+
+    def prefill_attention_s(self, values: float) -> float:
+        """Seconds of attention over so many pairs of query and key times D."""
+        if self._measured is None:
+            return 4 * values / matmul_flops_per_s(self._ceilings, "fp32")
+        return values * self._by_size([size["prefill_s_per_value"] for size in self._sizes()])
+
+    def decode_attention_s(self, kv_bytes: float) -> float:
+        """Seconds of one query's attention over so many bytes of keys and values."""
+        if self._measured is None:
+            return kv_bytes / self._ceilings.read_bytes_per_s
+        return kv_bytes * self._by_size([size["decode_s_per_byte"] for size in self._sizes()])
+
+    @property
+    def layer_s(self) -> float:
+        """What a layer costs beside its arithmetic: its barriers."""
+        return float(self._measured["layer_s"]) if self._measured else 7 * (self._ceilings.launch_s or 0.0)
+
+    @property
+    def call_s(self) -> float:
+        """What a pass costs in Python."""
+        return float(self._measured["call_s"]) if self._measured else 0.0
+
+    def _sizes(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        assert self._measured is not None
+        found = self._measured["formats"][self._dtype]
+        return found["small"], found["large"]
+
+    def _by_size(self, each: Sequence[float]) -> float:
+        """Between the model that fits the caches and the one that does not, by the bytes of the blocks' weights."""
+        return _between([size["bytes"] for size in self._sizes()], each, self._all_bytes)
+
+
+def _between(places: Sequence[float], values: Sequence[float], place: float) -> float:
+    """Linear over the logarithm of the place; beyond the ends, the value at the end."""
+    return float(np.interp(np.log(place), np.log(places), values))

@@ -1,0 +1,174 @@
+"""Predictions from ceilings that are made up, so that what they say can be reckoned by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gptwo.config import PRESETS
+from gptwo.costs import forward_flops, packed_bytes, serving_memory, training_flops, training_memory
+from gptwo.perf.ceilings import Ceilings
+from gptwo.perf.predict import predict_forward, predict_training_step
+
+GPT2 = PRESETS["gpt2"]
+PRODUCTS = ("attention.qkv", "attention.output", "mlp.up", "mlp.down", "head")
+DATASHEET = Ceilings(
+    device="cuda",
+    name="a GPU of nowhere",
+    threads=1,
+    matmul_flops_per_s={"fp32": 1e13, "bf16": 1e14},
+    model_matmul_flops_per_s={name: {"fp32": 5e12, "bf16": 5e13} for name in PRODUCTS},
+    read_bytes_per_s=1e12,
+    copy_bytes_per_s=8e11,
+    dispatch_s=5e-6,
+    launch_s=4e-6,
+    transfers=None,
+    measured_at="",
+    source="datasheet",
+)
+CPU = replace(
+    DATASHEET,
+    device="cpu",
+    matmul_flops_per_s={"fp32": 1e11},
+    read_bytes_per_s=1e10,
+    copy_bytes_per_s=1e10,
+    process_bytes={"native": 40, "torch": 300, "train": 350},
+)
+
+
+def table(speed: float) -> list[list[float]]:
+    return [[speed, 2 * speed], [3 * speed, 4 * speed]]
+
+
+def native_size(weight_bytes: int, seconds: float) -> dict[str, Any]:
+    return {
+        "bytes": weight_bytes,
+        "rows": [1, 256],
+        "s_per_byte": [seconds, 10 * seconds],
+        "prefill_s_per_value": 1e-12,
+        "decode_s_per_byte": 2e-10,
+    }
+
+
+MEASURED = replace(
+    CPU,
+    speeds={
+        "torch": {
+            "products": {
+                "rows": [64, 1024],
+                "widths": [192, 768],
+                "forward": table(1e10),
+                "input_gradient": table(1e10),
+                "weight_gradient": table(1e10),
+            },
+            "attention": {"tokens": [64, 1024], "forward": [1e10, 1e10], "backward": [1e10, 1e10]},
+            "per_value": dict.fromkeys(
+                ("norm", "norm_backward", "gelu", "gelu_backward", "softmax", "add", "adamw"), 1e-9
+            ),
+            "layer_s": 1e-3,
+            "step_s": 2e-3,
+        },
+        "native": {
+            "call_s": 1e-5,
+            "layer_s": 1e-6,
+            "formats": {
+                dtype: {"small": native_size(10**6, 1e-11), "large": native_size(10**8, 1e-10)}
+                for dtype in ("fp32", "bf16", "int8", "int4")
+            },
+        },
+    },
+)
+
+
+def test_a_token_is_its_bytes_at_the_speed_of_reading() -> None:
+    """Without measured parts: what the blocks, the head and the cache hold, over the bandwidth, and the barriers."""
+    found = predict_forward(GPT2, CPU, kind="decode", past=100)
+    weights = packed_bytes(GPT2, "fp32") - 4 * (1024 * 768 + 12 * (9 * 768 + 4 * 768) + 2 * 768)
+    assert found.parts["products"] + found.parts["head"] == pytest.approx(weights / 1e10)
+    assert found.parts["attention"] == pytest.approx(2 * 12 * 101 * 768 * 4 / 1e10)
+    assert found.parts["overhead"] == pytest.approx(12 * 7 * 4e-6)
+    assert found.seconds == pytest.approx(sum(found.parts.values()))
+    assert found.bound_by == "memory"
+    assert 0.9 < found.floor_seconds / found.seconds < 1.0
+
+
+def test_measured_parts_are_taken_where_they_lie() -> None:
+    """GPT-2's blocks are larger than the large model of the table: its own speed; at 256 rows ten times that."""
+    one = predict_forward(GPT2, MEASURED, kind="decode")
+    many = predict_forward(GPT2, MEASURED, kind="prefill", tokens=512)
+    blocks = 12 * 4 * 12 * 768 * 768
+    assert one.parts["products"] == pytest.approx(1e-10 * blocks)
+    assert many.parts["products"] == pytest.approx(2 * 1e-9 * blocks), "512 rows go through by 256"
+    assert many.parts["head"] == pytest.approx(1e-10 * 4 * 50272 * 768), "of the last token alone"
+    assert many.parts["attention"] == pytest.approx(1e-12 * 12 * 768 * 512 * 513 / 2)
+    assert one.parts["overhead"] == pytest.approx(1e-5 + 12e-6)
+    # Of a model between the two, half way by the logarithm.
+    between = replace(GPT2, n_layer=1, n_head=2, n_embd=456, n_inner=1824)
+    small = predict_forward(between, MEASURED, kind="decode").parts["products"] / (4 * 12 * 456 * 456)
+    assert 1e-11 < small < 1e-10
+
+
+def test_int8_is_quicker_and_smaller() -> None:
+    fp32, int8 = (predict_forward(GPT2, CPU, kind="decode", dtype=dtype) for dtype in ("fp32", "int8"))
+    assert int8.seconds < fp32.seconds / 3
+    assert int8.memory == {
+        "process": 40,
+        **serving_memory(GPT2, slots=1, tokens=1, rows=1, weights="int8", kv="int8"),
+    }
+    assert int8.peak_memory_bytes == sum(int8.memory.values())
+
+
+def test_a_prefill_is_bound_by_arithmetic() -> None:
+    found = predict_forward(
+        GPT2, DATASHEET, kind="prefill", tokens=1024, batch=8, engine="torch", dtype="bf16"
+    )
+    assert found.bound_by == "arithmetic"
+    flops = forward_flops(GPT2, batch=8, tokens=1024, last_only=True)
+    assert flops / 1e14 <= found.floor_seconds < found.seconds
+
+
+def test_a_token_on_a_gpu_waits_for_launches() -> None:
+    found = predict_forward(GPT2, DATASHEET, kind="decode", engine="torch", dtype="bf16")
+    assert found.bound_by == "overhead"
+    assert found.memory["process"] == 0
+
+
+def test_a_step_by_hand() -> None:
+    found = predict_training_step(replace(GPT2, dropout=0.0), MEASURED, sequences=2, tokens=512)
+    N, L, D, F, V = 1024, 12, 768, 3072, 50257
+    assert found.parts["products"] == pytest.approx(3 * 2 * N * L * 12 * D * D / 4e10)
+    assert found.parts["attention"] == pytest.approx(3.5 * 4 * D * L * 2 * (512 * 513 // 2) / 1e10)
+    assert found.parts["element-wise"] == pytest.approx(
+        1e-9 * N * ((2 * L + 1) * D * 3 + L * F * 2 + L * 12 * D)
+    )
+    assert found.parts["optimizer"] == pytest.approx(1e-9 * 124_439_808)
+    assert found.parts["overhead"] == pytest.approx(12e-3 + 2e-3)
+    # 166 rows of the logits at a time; the head's speed is that of so many rows.
+    assert found.parts["head"] > 3 * 2 * N * V * D / 4e10 + 1e-9 * N * V
+    assert found.memory == {
+        "process": 350,
+        **training_memory(replace(GPT2, dropout=0.0), micro_batch=2, tokens=512),
+    }
+    assert found.floor_seconds == pytest.approx(training_flops(GPT2, batch=2, tokens=512) / 1e11)
+    assert found.bound_by == "arithmetic"
+
+
+def test_what_makes_a_step_longer() -> None:
+    base: dict[str, Any] = {"sequences": 4, "tokens": 128}
+    plain = predict_training_step(GPT2, MEASURED, **base)
+    for more in ({"micro_batch": 1}, {"checkpoint_activations": True}, {"optimizer": "muon"}):
+        assert predict_training_step(GPT2, MEASURED, **base, **more).seconds > plain.seconds
+    assert predict_training_step(replace(GPT2, dropout=0.0), MEASURED, **base).seconds < plain.seconds
+    less = predict_training_step(GPT2, MEASURED, **base, micro_batch=1)
+    assert less.memory["activations"] < plain.memory["activations"]
+
+
+def test_bf16_on_a_gpu_is_quicker() -> None:
+    fp32, bf16 = (
+        predict_training_step(GPT2, DATASHEET, sequences=8, dtype=dtype) for dtype in ("fp32", "bf16")
+    )
+    assert bf16.parts["products"] == pytest.approx(fp32.parts["products"] / 10)
+    assert "holes" in bf16.memory
+    assert bf16.memory["holes"] == 0
