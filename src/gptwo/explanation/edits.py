@@ -73,6 +73,15 @@ def checked_place(given: Sequence[Any], config: GPT2Config) -> Place:
     return place
 
 
+def require_as_many(count: int, expected: int) -> None:
+    """``ConfigError`` unless the second prompt of a patch has as many tokens as the first."""
+    if count != expected:
+        raise ConfigError(
+            f"the second prompt has {count} tokens; expected {expected}, as many as the first, "
+            "because a patch goes position by position; make one of them longer or shorter"
+        )
+
+
 def _require_below(name: str, value: object, count: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < count:
         also = " or 'mlp'" if name == "head" else ""

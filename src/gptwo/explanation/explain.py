@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gptwo.base.errors import ConfigError
-from gptwo.explanation.edits import MLP, Edit, Patch, Place, ablations, checked_place
+from gptwo.explanation.edits import MLP, Edit, Patch, Place, ablations, checked_place, require_as_many
 from gptwo.explanation.explanation import Explanation, trace
 from gptwo.explanation.reference import Reference
 from gptwo.explanation.weights import reference_of
@@ -49,11 +48,7 @@ def patches(
 ) -> dict[Place, Any]:
     """What these places give for the tokens ``other``, which are to be as many as ``count``; else ``ConfigError``."""
     wanted = [checked_place(place, reference.config) for place in places]
-    if len(other) != count:
-        raise ConfigError(
-            f"the second prompt has {len(other)} tokens; expected {count}, as many as the first, "
-            "because a patch goes position by position; make one of them longer or shorter"
-        )
+    require_as_many(len(other), count)
     return given(trace(reference, np.asarray(other)), wanted)
 
 

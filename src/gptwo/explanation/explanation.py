@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gptwo.base.errors import ConfigError
+from gptwo.explanation.contributions import Contributions, Norms, contributions, norms
 from gptwo.explanation.edits import NO_CHANGES, Changes
+from gptwo.explanation.lens import Lens, lens
 from gptwo.explanation.pooling import pooled
 from gptwo.explanation.reference import (
     Reference,
@@ -21,6 +23,7 @@ from gptwo.explanation.reference import (
     run_block,
     tensor_names,
 )
+from gptwo.explanation.worked import Worked, worked
 from gptwo.infer.engine import Tokens
 
 if TYPE_CHECKING:
@@ -64,7 +67,8 @@ class Explanation(Mapping[str, Array]):
         self.config = reference.config
         self.tokens = tokens
         self.changes = changes
-        self._kept: dict[str, Tensor] = {}
+        self.kept: dict[str, Tensor] = {}
+        """embedding, residual (X_out), final_norm; of every block input, heads and mlp_output."""
         self._blocks: dict[int, dict[str, Tensor]] = {}
         self._run()
 
@@ -84,10 +88,10 @@ class Explanation(Mapping[str, Array]):
     @torch.inference_mode()
     def tensor(self, name: str) -> Tensor:
         """The tensor of that name, on the reference's device; ``ConfigError`` for a name that there is not."""
-        if name in self._kept:
-            return self._kept[name]
+        if name in self.kept:
+            return self.kept[name]
         if name == "logits":
-            return self._kept["final_norm"] @ self.reference.E.T
+            return self.kept["final_norm"] @ self.reference.E.T
         if name not in self:
             raise ConfigError(
                 f"there is no tensor {name!r}; expected one like 'blocks.0.attention', with blocks up to "
@@ -95,31 +99,54 @@ class Explanation(Mapping[str, Array]):
             )
         layer = int(name.split(".")[1])
         if name.endswith(".head_outputs"):
-            return head_outputs(self.reference, layer, self._kept[f"blocks.{layer}.heads"])
+            return head_outputs(self.reference, layer, self.kept[f"blocks.{layer}.heads"])
         if name.endswith(".output"):
             following = f"blocks.{layer + 1}.input" if layer + 1 < self.config.n_layer else "residual"
-            return self._kept[following]
+            return self.kept[following]
         return self._of_block(layer)[name]
 
     def logits_at(self, position: int) -> Float[np.ndarray, " V"]:
         """The logits after token ``position``."""
-        row: Array = self.logits_of(slice(position, position + 1))[0].cpu().numpy()
+        at = self._position(position)
+        row: Array = self.logits_of(slice(at, at + 1))[0].cpu().numpy()
         return row
 
     @torch.inference_mode()
     def logits_of(self, rows: slice) -> Float[Tensor, "n V"]:
         """The logits after these positions."""
-        return self._kept["final_norm"][rows] @ self.reference.E.T
+        return self.kept["final_norm"][rows] @ self.reference.E.T
 
     @property
     def logits(self) -> Float[np.ndarray, "T V"]:
         """Of every position; computed when asked for."""
         return self["logits"]
 
+    def lens(self, *, k: int = 1, positions: slice = slice(None)) -> Lens:
+        """The k most probable tokens if the model ended after each block: ``lens.lens``."""
+        return lens(self, k=k, positions=positions)
+
+    def contributions(self, position: int, token: int) -> Contributions:
+        """What each head and MLP adds to this logit directly: ``contributions.contributions``."""
+        return contributions(self, self._position(position), token)
+
+    def norms(self) -> Norms:
+        """Of the residual stream and what is added to it: ``contributions.norms``."""
+        return norms(self)
+
+    def worked(self, name: str, index: tuple[int, ...]) -> Worked:
+        """One entry of a tensor with the numbers that it is made of: ``worked.worked``."""
+        return worked(self, name, index)
+
+    def _position(self, position: int) -> int:
+        T = len(self.tokens)
+        if not -T <= position < T:
+            raise ConfigError(f"position {position} is not possible; expected 0 to {T - 1}")
+        return position % T
+
     @property
     def nbytes(self) -> int:
         """Bytes that it holds, without what is cached."""
-        return sum(tensor.nbytes for tensor in self._kept.values()) + self.thumbnails.nbytes
+        return sum(tensor.nbytes for tensor in self.kept.values()) + self.thumbnails.nbytes
 
     @torch.inference_mode()
     def _run(self) -> None:
@@ -132,18 +159,18 @@ class Explanation(Mapping[str, Array]):
         def record(name: str, tensor: Tensor) -> None:
             _, layer, part = name.split(".")
             if part in ("input", "heads", "mlp_output"):
-                self._kept[name] = tensor
+                self.kept[name] = tensor
             elif part == "attention":
                 largest_Hnn = pooled(tensor, THUMBNAIL, how="max")
                 self.thumbnails[int(layer)] = (largest_Hnn * 255).round().to(torch.uint8).cpu().numpy()
 
         tokens = torch.as_tensor(self.tokens, device=self.reference.device)
         x_TD = embed(self.reference, tokens)
-        self._kept["embedding"] = x_TD
+        self.kept["embedding"] = x_TD
         for layer in range(config.n_layer):
             x_TD = run_block(self.reference, layer, x_TD, changes=self.changes, record=record)
-        self._kept["residual"] = x_TD
-        self._kept["final_norm"] = final_norm(self.reference, x_TD)
+        self.kept["residual"] = x_TD
+        self.kept["final_norm"] = final_norm(self.reference, x_TD)
         self._summarise(tokens)
 
     def _summarise(self, tokens: Int[Tensor, " T"]) -> None:
@@ -176,7 +203,7 @@ class Explanation(Mapping[str, Array]):
             run_block(
                 self.reference,
                 layer,
-                self._kept[f"blocks.{layer}.input"],
+                self.kept[f"blocks.{layer}.input"],
                 changes=self.changes,
                 record=found.__setitem__,
             )

@@ -114,9 +114,7 @@ def run_block(
     concat_TD = a_HTK.transpose(-3, -2).flatten(-2)
     weight, bias = (reference.of_block(layer, f"attention.output.{part}") for part in ("weight", "bias"))
     middle_TD = note("middle", x_TD + note("attention_output", F.linear(concat_TD, weight, bias)))
-    y_TD = run_mlp(reference, layer, middle_TD, record=record)
-    if (change := changes.get(Place(layer, MLP))) is not None:
-        y_TD = _changed(y_TD, change)
+    y_TD = run_mlp(reference, layer, middle_TD, changes=changes, record=record)
     return note("output", middle_TD + note("mlp_output", y_TD))
 
 
@@ -142,9 +140,14 @@ def run_heads(
 
 
 def run_mlp(
-    reference: Reference, layer: int, middle_TD: Float[Tensor, "*more T D"], *, record: Record = ignore
+    reference: Reference,
+    layer: int,
+    middle_TD: Float[Tensor, "*more T D"],
+    *,
+    changes: Changes = NO_CHANGES,
+    record: Record = ignore,
 ) -> Float[Tensor, "*more T D"]:
-    """GELU(LN(X') W_1 + b_1) W_2 + b_2."""
+    """GELU(LN(X') W_1 + b_1) W_2 + b_2, or what takes its place."""
     normed_TD = _norm(reference, f"blocks.{layer}.mlp_norm", middle_TD)
     record(f"blocks.{layer}.mlp_norm", normed_TD)
     up = (reference.of_block(layer, f"mlp.up.{part}") for part in ("weight", "bias"))
@@ -153,7 +156,9 @@ def run_mlp(
     record(f"blocks.{layer}.mlp_up", z_TF)
     g_TF = F.gelu(z_TF, approximate="tanh")
     record(f"blocks.{layer}.mlp_gelu", g_TF)
-    return F.linear(g_TF, *down)
+    y_TD = F.linear(g_TF, *down)
+    change = changes.get(Place(layer, MLP))
+    return y_TD if change is None else _changed(y_TD, change)
 
 
 def head_outputs(
@@ -176,6 +181,11 @@ def _norm(reference: Reference, name: str, x_TD: Tensor) -> Tensor:
 
 
 def _changed(given: Tensor, change: str | Tensor) -> Tensor:
-    if isinstance(change, Tensor):
-        return change.expand_as(given)
-    return torch.zeros_like(given) if change == "zero" else given.mean(dim=-2, keepdim=True).expand_as(given)
+    """0, the mean over positions, or other values for as many positions as these are."""
+    if change == "zero":
+        return torch.zeros_like(given)
+    if change == "mean":
+        return given.mean(dim=-2, keepdim=True).expand_as(given)
+    assert isinstance(change, Tensor)
+    rest = given[..., len(change) :, :]
+    return torch.cat([change[: given.shape[-2]].expand(*rest.shape[:-2], -1, -1), rest], dim=-2)
