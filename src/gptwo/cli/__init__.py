@@ -10,7 +10,19 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from gptwo.base.errors import GptwoError
-from gptwo.cli import demo, evaluate, finetune, generate, info, merge, prepare, quantize, serve, train
+from gptwo.cli import (
+    demo,
+    evaluate,
+    explain,
+    finetune,
+    generate,
+    info,
+    merge,
+    prepare,
+    quantize,
+    serve,
+    train,
+)
 from gptwo.cli.output import INTERRUPTED, USER_ERROR
 
 
@@ -100,6 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("quantize", quantize.add_arguments, "round a model's weights to 8 or 4 bits"),
         ("generate", generate.add_arguments, "write with a model"),
         ("serve", serve.add_arguments, "a model over HTTP, for OpenAI's clients"),
+        ("explain", explain.add_arguments, "look inside a model: its page in your browser"),
         ("eval", evaluate.add_arguments, "measure a model on a text or a task file"),
         ("info", info.add_arguments, "parameters, FLOPs and bytes of a size or a checkpoint"),
     ):

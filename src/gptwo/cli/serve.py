@@ -63,7 +63,8 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY",
         help="ask every request but /health and the page's files for one of these keys; may be given several times. "
-        "Others on this machine can read a command line: a file or GPTWO_API_KEY (one), GPTWO_API_KEYS (with commas) are safer",
+        "Others on this machine can read a command line: a file or GPTWO_API_KEY (one), GPTWO_API_KEYS (with commas) "
+        "are safer",
     )
     parser.add_argument("--api-key-file", metavar="FILE", help="a key on each line; # begins a comment")
     parser.add_argument(
@@ -104,6 +105,10 @@ def _add_memory(parser: argparse.ArgumentParser) -> None:
     _add_number(
         parser, "--explain-queue", "N", "explanations that wait for their turn; one more is refused with 429"
     )
+    add_explain_memory(parser)
+
+
+def add_explain_memory(parser: argparse.ArgumentParser) -> None:
     _add_number(
         parser,
         "--explain-memory",
@@ -171,7 +176,8 @@ def _size(text: str) -> int:
     return int(float(found[1]) * _UNITS[(found[2] or "").lower()])
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, on_ready: Callable[[str], None] = lambda url: None) -> int:
+    """Serve until it is told to end; ``on_ready`` is given the address when requests are answered."""
     missing = [package for package in _PACKAGES if find_spec(package) is None]
     if missing:
         raise MissingExtraError(
@@ -202,10 +208,14 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"loading {folder}; {url}/health says when it is ready")
         return load(arguments)
 
+    def ready() -> None:
+        say(f"listening on {url}")
+        on_ready(url)
+
     service = ModelService(settings, load_model, metrics=metrics, say=say)
     server = Server(settings, log=log, metrics=metrics)
     try:
-        asyncio.run(server.run(listener, service, ready=lambda: say(f"listening on {url}")))
+        asyncio.run(server.run(listener, service, ready=ready))
     finally:
         log.close()
     return 0

@@ -33,7 +33,7 @@ from gptwo.kernels.library import Kernels, matrix_struct, open_kernels
 from gptwo.kernels.top import Top
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32, Int32
+    from jaxtyping import Float32, Int32, Int64
 
 # Logits that scoring holds at a time, in values: 256 rows of V=50257 are 51 MB.
 _LOGITS_AT_ONCE = 256 * 50257
@@ -103,6 +103,11 @@ class NativeEngine:
         return f"native on cpu in {weights}{kept} ({self._kernels.instruction_set}, {threads})"
 
     @property
+    def kv_dtype(self) -> str:
+        """Of keys and values."""
+        return self._kv_dtype
+
+    @property
     def kv_bytes_per_token(self) -> int:
         return self._cache(blocks=1).bytes // BLOCK
 
@@ -142,9 +147,12 @@ class NativeEngine:
         outputs: Int32[np.ndarray, " n"],
         *,
         k: int,
+        times: Int64[np.ndarray, " steps"] | None = None,
     ) -> Top:
         """``Kernels.forward_top`` of this model."""
-        return self._kernels.forward_top(self._model, cache, list(segments), list(texts), outputs, k=k)
+        return self._kernels.forward_top(
+            self._model, cache, list(segments), list(texts), outputs, k=k, times=times
+        )
 
     def logits(self, tokens: Tokens) -> Float32[np.ndarray, "T V"]:
         self._check_length(len(tokens))

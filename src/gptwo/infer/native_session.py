@@ -16,7 +16,7 @@ from gptwo.kernels.cache import BLOCK, CacheMemory
 from gptwo.kernels.top import Top
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32, Int
+    from jaxtyping import Float32, Int, Int64
 
     from gptwo.infer.native_engine import NativeEngine
 
@@ -61,6 +61,11 @@ class NativeSession:
         top = self._run(slots, texts, last, partial(self._engine.forward_top, k=k))
         cuts = np.cumsum(last)[:-1]
         return [Top(*parts) for parts in zip(*(np.split(array, cuts) for array in top), strict=True)]
+
+    def read_timed(self, slot: int, text: Tokens, k: int) -> tuple[Top, Int64[np.ndarray, " steps"]]:
+        """``read_top`` after one text's last token, and the nanoseconds of each step of ``Kernels.forward_top``."""
+        times = np.zeros(3 + 7 * self._engine.config.n_layer, np.int64)
+        return self._run([slot], [text], [1], partial(self._engine.forward_top, k=k, times=times)), times
 
     @property
     def sampler(self) -> NativeSampler:

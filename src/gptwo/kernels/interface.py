@@ -149,6 +149,19 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 }
 
 
+def timed_forward(library: ctypes.CDLL) -> Any:
+    """``gptwo_forward`` with the times of its steps. ``NativeLibraryError`` of an older build."""
+    try:
+        function = library.gptwo_forward_timed
+    except AttributeError:
+        raise NativeLibraryError(
+            "the native kernels were built before their steps could be timed; install gptwo again"
+        ) from None
+    result, arguments = _SIGNATURES["gptwo_forward"]
+    function.restype, function.argtypes = result, (*arguments, c_void_p)
+    return function
+
+
 @functools.cache
 def native_library() -> ctypes.CDLL:
     """The library, loaded on first use. ``NativeLibraryError`` where it was not built or does not load."""

@@ -13,14 +13,14 @@ from gptwo.serve.errors import RequestIds, answer_error
 from gptwo.serve.keys import KeyCheck
 from gptwo.serve.limits import BodyLimit
 from gptwo.serve.openapi import describe
-from gptwo.serve.routes import chat, completions, explain, look, models, page, status, tokens
+from gptwo.serve.routes import chat, completions, explain, look, models, page, status, tokens, whatif
 from gptwo.serve.serving import Serving
 
 
 def create_app(serving: Serving) -> FastAPI:
     """The service of ``serving``. A request meets its id, the key, the limit of its body, and a route."""
     app = _Application(serving)
-    for family in (models, completions, chat, tokens, status, page, explain, look):
+    for family in (models, completions, chat, tokens, status, page, explain, whatif, look):
         app.include_router(family.router(serving))
     for error in (GptwoError, HTTPException):
         app.add_exception_handler(error, answer_error)

@@ -92,18 +92,26 @@ Context* gptwo_open(const char* instruction_set, int32_t threads) {
 
 void gptwo_close(Context* context) { delete context; }
 
-// Into `logits`, or, where that is null, into `top`. 0, or 1 when memory ran out.
-int32_t gptwo_forward(Context* context, const Model* model, const Cache* cache, const Segment* segments,
-                      int64_t n_segments, const int32_t* tokens, const int32_t* outputs, int64_t n_outputs,
-                      float* logits, const Top* top) {
+// Into `logits`, or, where that is null, into `top`; the nanoseconds of each step are added to `times`, in the order of
+// model.h. 0, or 1 when memory ran out.
+int32_t gptwo_forward_timed(Context* context, const Model* model, const Cache* cache, const Segment* segments,
+                            int64_t n_segments, const int32_t* tokens, const int32_t* outputs, int64_t n_outputs,
+                            float* logits, const Top* top, int64_t* times) {
     const std::lock_guard<std::mutex> lock(context->one_at_a_time);
     try {
         forward(context->pool, *context->kernels, context->space, *model, *cache, segments, n_segments, tokens, outputs,
-                n_outputs, logits, top);
+                n_outputs, logits, top, times);
     } catch (const std::exception&) {
         return 1;
     }
     return 0;
+}
+
+int32_t gptwo_forward(Context* context, const Model* model, const Cache* cache, const Segment* segments,
+                      int64_t n_segments, const int32_t* tokens, const int32_t* outputs, int64_t n_outputs,
+                      float* logits, const Top* top) {
+    return gptwo_forward_timed(context, model, cache, segments, n_segments, tokens, outputs, n_outputs, logits, top,
+                               nullptr);
 }
 
 int64_t gptwo_cache_bytes(const Cache* cache, int64_t layers) {

@@ -1,6 +1,8 @@
 #include "model.h"
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstring>
 
 namespace gptwo {
@@ -36,6 +38,28 @@ struct Chunk {
     Top top = {};
 };
 
+// Times of the steps of a pass. Each ends at a barrier, and is over when the first thread leaves it: one that waits for
+// its core may do so long after.
+class Watch {
+public:
+    explicit Watch(int64_t* times) : times_(times), last_(Clock::now()) {}
+
+    // Called by every thread when step `step`, its own `count`-th, has ended.
+    void ended(int64_t step, int64_t& count) {
+        int64_t expected = count++;
+        if (!times_ || !ended_.compare_exchange_strong(expected, expected + 1)) return;
+        const Clock::time_point now = Clock::now();
+        times_[step] += std::chrono::duration_cast<std::chrono::nanoseconds>(now - last_).count();
+        last_ = now;
+    }
+
+private:
+    using Clock = std::chrono::steady_clock;
+    int64_t* const times_;
+    std::atomic<int64_t> ended_{0};
+    Clock::time_point last_;
+};
+
 template <class T>
 T* grown(std::vector<T>& buffer, int64_t n) {
     if (int64_t(buffer.size()) < n) buffer.resize(n);
@@ -45,12 +69,13 @@ T* grown(std::vector<T>& buffer, int64_t n) {
 class Pass {
 public:
     Pass(Pool& pool, const Kernels& kernels, Workspace& space, const Model& model, const Cache& cache,
-         const Chunk& chunk)
+         const Chunk& chunk, Watch& watch)
         : pool_(pool),
           k_(kernels),
           m_(model),
           cache_(cache),
           chunk_(chunk),
+          watch_(watch),
           fold_(space.fold),
           rows_(int64_t(chunk.places.size())),
           all_wanted_(chunk.outputs.size() == chunk.places.size()),
@@ -74,37 +99,51 @@ public:
     // Run by every thread of the pool.
     void run() const {
         const int64_t D = m_.width;
+        int64_t ended = 0;
         pool_.each(rows_, [&](int64_t begin, int64_t end) {
             for (int64_t row = begin; row < end; ++row) embed(row);
         });
+        watch_.ended(0, ended);
         for (int64_t layer = 0; layer < m_.layers; ++layer) {
             const Block& block = m_.blocks[layer];
+            const int64_t step = 1 + layer * STEPS_OF_BLOCK;
             const bool narrows = !all_wanted_ && layer + 1 == m_.layers;
             norm(x_, rows_, block.attention_norm_weight, block.attention_norm_bias, block.qkv);
+            watch_.ended(step, ended);
             linear(block.qkv, rows_, normed_, NORMED, {qkv_, 3 * D, nullptr, 0, false, {}});
+            watch_.ended(step + 1, ended);
             // The keys of a sequence's only new token are stored by the task that reads them first.
             if (!single_tokens_) store_keys(layer);
+            // Without outputs a chunk ends here, when its last keys are stored.
+            watch_.ended(step + 2, ended);
             const int64_t rows = narrows ? int64_t(chunk_.outputs.size()) : rows_;
             if (rows == 0) return;
             float* x = narrows ? x_last_ : x_;
             // A head of whole groups is rounded where it is computed.
             const bool rounds = block.output.integer() && head_width() % GROUP == 0;
             narrows ? attend_outputs(layer, rounds) : attend(layer, rounds);
+            watch_.ended(step + 2, ended);
             if (block.output.integer() && !rounds) quantize(mixed_, rows, D, MIXED);
             linear(block.output, rows, mixed_, MIXED, {x, D, x, D, false, {}});
+            watch_.ended(step + 3, ended);
             norm(x, rows, block.mlp_norm_weight, block.mlp_norm_bias, block.up);
+            watch_.ended(step + 4, ended);
             const Quantized hidden = block.down.integer() ? quantized_[HIDDEN] : Quantized{};
             float* y = block.down.integer() ? nullptr : hidden_;
             linear(block.up, rows, normed_, NORMED, {y, stride(m_.mlp_width), nullptr, 0, true, hidden});
+            watch_.ended(step + 5, ended);
             linear(block.down, rows, hidden_, HIDDEN, {x, D, x, D, false, {}});
+            watch_.ended(step + 6, ended);
         }
         const int64_t outputs = int64_t(chunk_.outputs.size());
         norm(x_last_, outputs, m_.final_norm_weight, m_.final_norm_bias, m_.embedding);
+        watch_.ended(1 + m_.layers * STEPS_OF_BLOCK, ended);
         if (chunk_.logits) {
             linear(m_.embedding, outputs, normed_, NORMED, {chunk_.logits, m_.vocabulary, nullptr, 0, false, {}});
         } else {
             fold_products(pool_, k_, fold_, m_.embedding, {normed_, stride(D), quantized_[NORMED]}, outputs, chunk_.top);
         }
+        watch_.ended(2 + m_.layers * STEPS_OF_BLOCK, ended);
     }
 
 private:
@@ -208,6 +247,7 @@ private:
     const Model& m_;
     const Cache& cache_;
     const Chunk& chunk_;
+    Watch& watch_;
     FoldSpace& fold_;
     const int64_t rows_;
     const bool all_wanted_;     // the logits of every row
@@ -220,7 +260,7 @@ private:
 
 void forward(Pool& pool, const Kernels& kernels, Workspace& space, const Model& model, const Cache& cache,
              const Segment* segments, int64_t n_segments, const int32_t* tokens, const int32_t* outputs,
-             int64_t n_outputs, float* logits, const Top* top) {
+             int64_t n_outputs, float* logits, const Top* top, int64_t* times) {
     int64_t first = 0, output = 0;  // of the chunk at hand, among all rows and outputs
     Chunk chunk;
     const auto flush = [&] {
@@ -231,7 +271,8 @@ void forward(Pool& pool, const Kernels& kernels, Workspace& space, const Model& 
         else chunk.top = {top->k, top->ids + output * top->k, top->logits + output * top->k, top->log_sum_exp + output};
         for (; output < n_outputs && outputs[output] < first + rows; ++output)
             chunk.outputs.push_back(outputs[output] - first);
-        const Pass pass(pool, kernels, space, model, cache, chunk);
+        Watch watch(times);
+        const Pass pass(pool, kernels, space, model, cache, chunk, watch);
         pool.run([&] { pass.run(); });
         first += rows;
         chunk = Chunk();

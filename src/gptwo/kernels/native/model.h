@@ -51,9 +51,13 @@ struct Workspace {
     ChoiceSpace choice;
 };
 
+// Steps of a block whose times are told apart: norm, qkv, attention, output, norm, up, down. A pass has the embedding
+// before its blocks, and the last norm and the head after them.
+constexpr int STEPS_OF_BLOCK = 7;
+
 // The logits, X E^T, of the rows `outputs` (ascending, of all new tokens in order): n x V into `logits`, or, where that is
-// null, what `top` asks for.
+// null, what `top` asks for. Nanoseconds of each step are added to `times`, unless that is null.
 void forward(Pool&, const Kernels&, Workspace&, const Model&, const Cache&, const Segment* segments, int64_t n_segments,
-             const int32_t* tokens, const int32_t* outputs, int64_t n_outputs, float* logits, const Top* top);
+             const int32_t* tokens, const int32_t* outputs, int64_t n_outputs, float* logits, const Top* top, int64_t* times);
 
 }  // namespace gptwo

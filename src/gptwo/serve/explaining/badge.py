@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from gptwo.explanation.explanation import Explanation
     from gptwo.infer.engine import Engine
 
-POSITIONS = 64
+POSITIONS = 32
 """Compared of a prompt. Nothing depends on what comes after it, so the first ones need no more tokens."""
 
 # Of logits, relative to the largest of them: from the sum's order alone in float32 and float64; bf16 and fp16 round

@@ -154,6 +154,19 @@ class Explaining:
             changes |= patches(reference, other, places, len(tokens))
         return changes | ablations(ablate, reference.config)
 
+    def time(self, tokens: Tokens, decode_tokens: int) -> dict[str, Any]:
+        """Where the time goes. The first time the machine's ceilings are measured, too, for some seconds."""
+        from gptwo.perf.ceilings import cached_ceilings
+        from gptwo.serve.explaining.timing import time_native, time_reference
+
+        engine = self.model.engine
+        if isinstance(engine, NativeEngine):
+            ceilings = cached_ceilings("cpu", engine.kernels.threads)
+            return time_native(engine, tokens, decode_tokens, ceilings, self.words)
+        reference = self.reference()
+        ceilings = cached_ceilings(str(reference.device))
+        return time_reference(reference, engine, tokens, decode_tokens, ceilings=ceilings, words=self.words)
+
     def _require_memory(self, needed: int, what: str) -> None:
         free = free_memory_bytes()
         if needed > free:

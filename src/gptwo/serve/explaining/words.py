@@ -18,6 +18,11 @@ class Words:
         self._tokenizer = tokenizer
         self._known = lru_cache(maxsize=65_536)(self._look_up)
 
+    @property
+    def count(self) -> int:
+        """Ids from here on stand for nothing."""
+        return self._tokenizer.vocab_size
+
     def entry(self, token: int) -> dict[str, Any]:
         """{id, text, bytes}: bytes in hexadecimal; in the text, what is no UTF-8 is U+FFFD."""
         text, content = self._known(token)

@@ -1,4 +1,4 @@
-"""What runs the model to explain it: POST /explain/prompt; and GET /explain/model and training."""
+"""What runs the model to explain it: POST /explain/prompt and time; and GET /explain/model and training."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from gptwo.serve.schemas.explain import (
     Place,
     PromptReply,
     PromptRequest,
+    TimeRequest,
     TrainingQuery,
     TrainingReply,
 )
@@ -66,12 +67,33 @@ def router(serving: Serving) -> APIRouter:
         explaining = serving.open_explaining
         asked = await read_body(serving, request, PromptRequest)
         tokens = await tokens_of(serving, asked.prompt, asked.tokens)
-        changes = await _changes(serving, asked)
+        changes = await changes_of(serving, asked)
 
         def explain() -> bytes:
             return encode(explaining.explain(tokens, checkpoint=asked.checkpoint, **changes).reply)
 
         return Response(await explaining.lane.run(explain, model_run=True), media_type="application/json")
+
+    @routes.post(
+        "/explain/time",
+        summary="Where the time of a prompt and of the tokens after it goes",
+        openapi_extra=json_body(TimeRequest),
+        responses=replies(ExplainReply),
+    )
+    async def where_time_goes(request: Request) -> Response:
+        explaining = serving.open_explaining
+        asked = await read_body(serving, request, TimeRequest)
+        tokens = await tokens_of(serving, asked.prompt, asked.tokens)
+        if asked.decode_tokens >= serving.context:
+            message = (
+                f"decode_tokens={asked.decode_tokens} is not possible; expected less than {serving.context}"
+            )
+            raise ApiError(400, message, param="decode_tokens", code="context_length_exceeded")
+
+        def run() -> bytes:
+            return encode(explaining.time(tokens, asked.decode_tokens))
+
+        return Response(await explaining.lane.run(run, model_run=True), media_type="application/json")
 
     return routes
 
@@ -93,7 +115,8 @@ def require_below(name: str, value: int | None, count: int) -> int | None:
     return value
 
 
-async def _changes(serving: Serving, asked: PromptRequest) -> dict[str, Any]:
+async def changes_of(serving: Serving, asked: PromptRequest) -> dict[str, Any]:
+    """What ``Explaining.changes`` and ``explain`` are to be given for it by name."""
     changes: dict[str, Any] = {}
     if asked.ablate:
         changes["ablate"] = [(*_place(one, "ablate"), one.to) for one in asked.ablate]

@@ -10,21 +10,26 @@ from fastapi import APIRouter
 from fastapi.requests import Request
 from fastapi.responses import Response
 
-from gptwo.serve.body import read_query
+from gptwo.infer.policy import SamplingPolicy
+from gptwo.serve.body import read_body, read_query
 from gptwo.serve.errors import ApiError
 from gptwo.serve.explaining import pictures
 from gptwo.serve.explaining.explaining import Explaining
 from gptwo.serve.explaining.kept import Made
-from gptwo.serve.explaining.parts import following
+from gptwo.serve.explaining.parts import contributions, following, lens, norms, sampled, worked
 from gptwo.serve.offload import encode
-from gptwo.serve.openapi import array_reply, query, replies
+from gptwo.serve.openapi import array_reply, json_body, query, replies
 from gptwo.serve.routes.explain import require_below
 from gptwo.serve.schemas.explain import (
+    ContributionsQuery,
     ExplainReply,
+    LensQuery,
     NextQuery,
+    SamplingRequest,
     TensorQuery,
     ThumbnailsQuery,
     TileQuery,
+    WorkedQuery,
 )
 from gptwo.serve.serving import Serving
 
@@ -85,6 +90,17 @@ def router(serving: Serving) -> APIRouter:
         return await in_numbers(explaining, lambda: pictures.tile(made.explanation, *at, asked))
 
     @routes.get(
+        f"{PREFIX}/worked",
+        summary="One entry of a tensor, and the numbers that it is made of",
+        openapi_extra=query(WorkedQuery),
+        responses=replies(ExplainReply),
+    )
+    async def entry(request: Request, explanation: str) -> Response:
+        explaining, made = found(explanation)
+        asked = read_query(request, WorkedQuery)
+        return await in_json(explaining, lambda: worked(made.explanation, asked))
+
+    @routes.get(
         f"{PREFIX}/next",
         summary="The most probable tokens after a position",
         openapi_extra=query(NextQuery),
@@ -95,6 +111,53 @@ def router(serving: Serving) -> APIRouter:
         asked = read_query(request, NextQuery)
         require_below("position", asked.position, len(made.explanation.tokens))
         return await in_json(explaining, lambda: following(made.explanation, explaining.words, asked))
+
+    @routes.post(
+        f"{PREFIX}/sampling",
+        summary="How the token after a position is drawn, stage by stage",
+        openapi_extra=json_body(SamplingRequest),
+        responses=replies(ExplainReply),
+    )
+    async def sampling(request: Request, explanation: str) -> Response:
+        explaining, made = found(explanation)
+        asked = await read_body(serving, request, SamplingRequest)
+        require_below("position", asked.position, len(made.explanation.tokens))
+        policy = SamplingPolicy(
+            temperature=asked.temperature,
+            top_k=asked.top_k if asked.top_k is not None and asked.top_k > 0 else None,
+            top_p=asked.top_p or None,
+            min_p=asked.min_p or None,
+        )
+        return await in_json(explaining, lambda: sampled(made.explanation, explaining.words, policy, asked))
+
+    @routes.get(
+        f"{PREFIX}/lens",
+        summary="What the model would say after each block",
+        openapi_extra=query(LensQuery),
+        responses=replies(ExplainReply),
+    )
+    async def logit_lens(request: Request, explanation: str) -> Response:
+        explaining, made = found(explanation)
+        asked = read_query(request, LensQuery)
+        return await in_json(explaining, lambda: lens(made.explanation, explaining.words, asked))
+
+    @routes.get(
+        f"{PREFIX}/contributions",
+        summary="What each head and MLP adds to a logit",
+        openapi_extra=query(ContributionsQuery),
+        responses=replies(ExplainReply),
+    )
+    async def direct(request: Request, explanation: str) -> Response:
+        explaining, made = found(explanation)
+        asked = read_query(request, ContributionsQuery)
+        require_below("position", asked.position, len(made.explanation.tokens))
+        require_below("token", asked.token, serving.loaded.config.vocab_size)
+        return await in_json(explaining, lambda: contributions(made.explanation, asked))
+
+    @routes.get(f"{PREFIX}/norms", summary="Lengths of the residual stream", responses=replies(ExplainReply))
+    async def lengths(explanation: str) -> Response:
+        explaining, made = found(explanation)
+        return await in_json(explaining, lambda: norms(made.explanation))
 
     return routes
 
