@@ -48,6 +48,19 @@ def resident_bytes() -> tuple[int, int]:
     return now, max(now, unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
+def forget_peak() -> None:
+    """Let the peaks of ``resident_bytes`` and of torch's memory on GPUs begin again at what is held now.
+
+    The process's own on Linux alone: elsewhere it stays that of the whole process.
+    """
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(device)
+
+
 def free_memory_bytes(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
     """What this process may still take: the system's available memory, or less where a control group has a limit.
 

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from gptwo.base.errors import GptwoError
 from gptwo.cli import (
+    bench,
     demo,
     evaluate,
     explain,
@@ -114,6 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("serve", serve.add_arguments, "a model over HTTP, for OpenAI's clients"),
         ("explain", explain.add_arguments, "look inside a model: its page in your browser"),
         ("eval", evaluate.add_arguments, "measure a model on a text or a task file"),
+        ("bench", bench.add_arguments, "what a model costs on this machine, beside what the machine allows"),
         ("info", info.add_arguments, "parameters, FLOPs and bytes of a size or a checkpoint"),
     ):
         add_arguments(commands.add_parser(name, help=purpose))

@@ -2,51 +2,59 @@
 
 A request is {"what": …, and the arguments of what answers it}:
 
-    ceilings                 ceilings.measure_ceilings
-    init                     initialisation.init
-    forward, prefill, decode cases.Bench, and its method of that name
-    train                    training_case.train
-    process                  process_memory.own_bytes
+    forward, prefill, decode    a method of ``cases.Bench``; what is not the method's makes the ``Bench``
+    several                     ``requests``: one after another in this process, each with a peak of memory of its own
+    a name of ``_FUNCTIONS``    that function
 
 The answer is {"result": …}, or {"error": the class of a user's mistake, "message": …}.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
 from typing import Any
 
 from gptwo.base.errors import GptwoError
+from gptwo.base.memory import forget_peak
 
 # What of a request for these belongs to the method; the rest is the engine's.
 _OF_METHOD = ("tokens", "past", "with_text")
 
+_FUNCTIONS = {
+    "agreement": "agreement.agreement",
+    "ceilings": "ceilings.measure_ceilings",
+    "energy": "energy.measure_energy",
+    "environment": "environment.environment",
+    "init": "initialisation.init",
+    "process": "process_memory.own_bytes",
+    "random_model": "random_model.write_random_model",
+    "train": "training_case.train",
+}
+
 
 def answer(what: str, **arguments: Any) -> Any:
     """The result of a request. Imports only what it needs: an import is among what is measured."""
-    if what == "init":
-        from gptwo.perf.initialisation import init
-
-        return init(**arguments)
+    if what == "several":
+        return [_afresh(**request) for request in arguments["requests"]]
     if what in ("forward", "prefill", "decode"):
         from gptwo.perf.cases import Bench
 
         of_method = {name: arguments.pop(name) for name in _OF_METHOD if name in arguments}
         return getattr(Bench(**arguments), what)(**of_method)
-    if what == "train":
-        from gptwo.perf.training_case import train
+    if what not in _FUNCTIONS:
+        raise ValueError(f"there is no measurement {what!r}")
+    module, _, name = _FUNCTIONS[what].rpartition(".")
+    result = getattr(importlib.import_module(f"gptwo.perf.{module}"), name)(**arguments)
+    return result.to_json() if hasattr(result, "to_json") else result
 
-        return train(**arguments)
-    if what == "ceilings":
-        from gptwo.perf.ceilings import measure_ceilings
 
-        return measure_ceilings(**arguments).to_json()
-    if what == "process":
-        from gptwo.perf.process_memory import own_bytes
-
-        return own_bytes(**arguments)
-    raise ValueError(f"there is no measurement {what!r}")
+def _afresh(**request: Any) -> Any:
+    gc.collect()
+    forget_peak()
+    return answer(**request)
 
 
 def main() -> None:

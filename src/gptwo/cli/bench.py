@@ -1,0 +1,142 @@
+"""``gptwo bench``: a model on this machine, measured, and two such measurements compared."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+from gptwo.base.errors import ConfigError, MissingExtraError
+from gptwo.cli.output import print_json
+from gptwo.config import PRESETS
+
+# Of ``gptwo bench compare``: something is slower for certain.
+SLOWER = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Measure a model on this machine, each figure beside what the machine allows (docs/guides/bench.md). "
+        "`gptwo bench compare A.json B.json` holds two runs against each other: exit code 1 when something is slower "
+        "in the second and the 95% intervals are apart."
+    )
+    parser.add_argument(
+        "model",
+        nargs="*",
+        metavar="MODEL",
+        help=f"a size with random weights ({', '.join(PRESETS)}; default: gpt2), a checkpoint folder or a run; "
+        "or: compare A.json B.json",
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="LIST",
+        help="cpu, cuda:0 …, with commas (default: those that are here)",
+    )
+    parser.add_argument(
+        "--engine", default="native,torch", metavar="LIST", help="native, torch, with commas (default: both)"
+    )
+    parser.add_argument(
+        "--dtype", metavar="LIST", help="with commas (default: fp32,int8 on the CPU and fp32,bf16 on a GPU)"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: its physical cores)")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer cases and samples: a minute and a half for gpt2"
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the record (docs/bench-schema.md); - prints it instead"
+    )
+    parser.add_argument("--html", metavar="FILE", help="write the report: one page with its plots")
+    parser.add_argument("--png", metavar="DIR", help="write the plots of the report as DIR/NAME.png")
+    parser.add_argument(
+        "--gpu",
+        default="t4",
+        metavar="NAME",
+        help="the GPU to predict where none is measured, one that `gptwo plan` knows (default: t4)",
+    )
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    names = arguments.model or ["gpt2"]
+    if names[0] == "compare":
+        return _compare(names[1:], arguments.json)
+    if len(names) > 1:
+        raise ConfigError(
+            f"got {len(names)} models ({' '.join(names)}); expected one, or: compare A.json B.json"
+        )
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn
+
+    from gptwo.base.progress import progress_bar
+    from gptwo.perf.bench import bench
+    from gptwo.perf.measuring import Settings
+    from gptwo.perf.record import write_json, write_text
+    from gptwo.perf.summary import summary
+
+    if arguments.html is not None or arguments.png is not None:
+        _require_report()
+    settings = Settings(
+        model=names[0],
+        devices=_names(arguments.device),
+        engines=_names(arguments.engine),
+        dtypes=_names(arguments.dtype or ""),
+        threads=arguments.threads,
+        quick=arguments.quick,
+        gpu=arguments.gpu,
+    )
+    console = Console(stderr=True)
+    with progress_bar(console, "starting", MofNCompleteColumn()) as update:
+
+        def progress(done: int, total: int, what: str) -> None:
+            update(done, total, what)
+            if not console.is_terminal:
+                print(f"[{done + 1}/{total}] {what}", file=sys.stderr, flush=True)
+
+        record = bench(settings, progress=progress)
+    if arguments.json not in (None, "-"):
+        write_json(record, Path(arguments.json))
+    if arguments.html is not None:
+        from gptwo.perf.report import html
+
+        write_text(html(record), Path(arguments.html))
+    if arguments.png is not None:
+        from gptwo.perf.report import pngs
+
+        pngs(record, Path(arguments.png))
+    if arguments.json == "-":
+        print_json(record)
+    else:
+        print(summary(record))
+    return 0
+
+
+def _require_report() -> None:
+    """Before a minute of measuring, not after it."""
+    if importlib.util.find_spec("jinja2") is None:
+        raise MissingExtraError(
+            "the report needs jinja2; install it with: pip install 'gptwo[serve]', or use --json"
+        )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
+def _compare(files: list[str], out: str | None) -> int:
+    from gptwo.perf.compare import compare
+    from gptwo.perf.record import read_record, write_json
+
+    if len(files) != 2:
+        raise ConfigError(
+            f"got {len(files)} files to compare; expected two: gptwo bench compare A.json B.json"
+        )
+    found = compare(*(read_record(Path(file)) for file in files))
+    if out == "-":
+        print_json(found.to_json())
+    else:
+        if out is not None:
+            write_json(found.to_json(), Path(out))
+        print(found.text())
+    return SLOWER if found.slower else 0

@@ -1,0 +1,178 @@
+"""Whether everything that is to be timed computes the same. What does not is not timed.
+
+Each contender (an engine on a device in a dtype) reads a long text and a short one side by side, goes on from both
+token by token out of its cache, and reads the short one whole. The logits are held against those of the paper's
+equations in fp32 on the CPU, and against each other contender's. For training, loss and gradients are held against
+autograd through the equations. Distances are in standard deviations of the reference's logits, or in parts of a
+gradient's largest entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gptwo.checkpoint.released_config import read_config
+from gptwo.checkpoint.weights import load_model
+from gptwo.infer.engines import load_engine
+from gptwo.model import equations
+from gptwo.perf.workload import REFERENCE, Contender, trains
+from gptwo.train.step import autocast
+
+_SHORT, _DECODED, _TRAINED = 33, 3, 16
+
+
+class Allowed(NamedTuple):
+    """The largest distance from the equations in fp32 that is rounding, and where it comes from."""
+
+    logits: float
+    gradients: float
+    why: str
+
+
+ALLOWED = {
+    "fp64": Allowed(1e-3, 1e-3, "the reference itself is in fp32"),
+    "fp32": Allowed(2e-4, 5e-4, "sums in another order"),
+    "fp16": Allowed(0.05, 0.05, "11 bits of mantissa"),
+    "bf16": Allowed(0.2, 0.1, "8 bits of mantissa"),
+    "int8": Allowed(0.4, 0.0, "weights and activations in 8 bits"),
+    "int4": Allowed(3.0, 0.0, "weights in 4 bits"),
+}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two are apart at most in one thing that they compute, and whether that is rounding alone.
+
+    ``a`` is a contender or "equations"; ``what`` is "prefill", "decode", "forward" or "training"; ``largest`` is None
+    where a result was not finite.
+    """
+
+    a: str
+    b: str
+    what: str
+    largest: float | None
+    allowed: float
+    ok: bool
+    why: str
+
+
+def agreement(
+    folder: str | Path,
+    contenders: Sequence[Sequence[str]],
+    *,
+    longest: int,
+    training: bool,
+    threads: int | None,
+) -> list[dict[str, Any]]:
+    """Every contender beside the equations, then every pair, as JSON. ``longest`` is the longest text to be timed.
+
+    Contenders are loaded one after another: the memory is that of one of them. Errors as the engines'.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    folder = Path(folder)
+    config = read_config(folder)
+    drawn = np.random.default_rng(0)
+    short = min(_SHORT, config.context - _DECODED)
+    longest = max(short, min(longest, config.context - _DECODED))
+    texts = [drawn.integers(config.vocab_size, size=length + _DECODED) for length in (longest, short)]
+    found: dict[str, dict[str, Any]] = {REFERENCE: _of_equations(folder, texts, training=training)}
+    deviation = float(found[REFERENCE]["forward"].std())
+    named = [Contender(*contender) for contender in contenders]
+    for contender in named:
+        found[str(contender)] = _of_engine(folder, contender, texts, threads)
+        if training and trains(contender):
+            found[str(contender)]["training"] = _training_gap(folder, contender, found[REFERENCE], texts)
+    found[REFERENCE].pop("gradients", None)
+    dtypes = {REFERENCE: None, **{str(contender): contender.dtype for contender in named}}
+    rows: list[Agreement] = []
+    for a, b in combinations(found, 2):
+        limits = [ALLOWED[dtype] for dtype in (dtypes[a], dtypes[b]) if dtype is not None]
+        for what in ("forward", "prefill", "decode"):
+            gap = float(np.max(np.abs(found[a][what] - found[b][what]))) / deviation
+            rows.append(_row((a, b), what, gap, sum(limit.logits for limit in limits), limits))
+        if a == REFERENCE and "training" in found[b]:
+            rows.append(_row((a, b), "training", found[b]["training"], limits[0].gradients, limits))
+    return [asdict(row) for row in rows]
+
+
+def _row(
+    pair: tuple[str, str], what: str, gap: float, allowed: float, limits: Sequence[Allowed]
+) -> Agreement:
+    finite = bool(np.isfinite(gap))
+    why = "; ".join(dict.fromkeys(limit.why for limit in limits))
+    return Agreement(*pair, what, gap if finite else None, allowed, finite and gap <= allowed, why)
+
+
+def _of_equations(folder: Path, texts: Sequence[np.ndarray], *, training: bool) -> dict[str, Any]:
+    model = load_model(folder, device="cpu", dtype=torch.float32)
+    parameters = dict(model.named_parameters())
+    weights = equations.paper_weights(parameters, model.config.n_layer, model.config.n_head)
+    epsilon = model.config.layer_norm_epsilon
+    kept = (_DECODED + 1, len(texts[1]))
+    with torch.inference_mode():
+        logits = [
+            _logits(torch.from_numpy(text), weights, epsilon, last).numpy()
+            for text, last in zip(texts, kept, strict=True)
+        ]
+    found: dict[str, Any] = {
+        "prefill": np.stack([rows[-_DECODED - 1] for rows in logits]),
+        "decode": np.stack([rows[-_DECODED:] for rows in logits]),
+        "forward": logits[1].copy(),
+    }
+    if training:
+        tokens = torch.from_numpy(texts[1][: _TRAINED + 1])
+        loss = equations.cross_entropy(equations.forward(tokens[:-1], weights, epsilon), tokens[1:])
+        names = list(parameters)
+        gradients = torch.autograd.grad(loss, [parameters[name] for name in names])
+        found["loss"], found["gradients"] = loss.item(), dict(zip(names, gradients, strict=True))
+    return found
+
+
+def _logits(tokens: Tensor, weights: equations.Weights, epsilon: float, last: int) -> Tensor:
+    """``equations.forward`` of the last positions: Δ E as the rows of E that Δ picks, and the head of no others."""
+    X = weights.E[tokens] + weights.P[: len(tokens)]
+    for block in weights.blocks:
+        X = equations.mlp_sublayer(equations.attention_sublayer(X, block, epsilon), block, epsilon)
+    return equations.unembed(X[-last:], weights, epsilon)
+
+
+def _of_engine(
+    folder: Path, contender: Contender, texts: Sequence[np.ndarray], threads: int | None
+) -> dict[str, Any]:
+    engine = load_engine(
+        folder, engine=contender.engine, device=contender.device, dtype=contender.dtype, threads=threads
+    )
+    session = engine.start(slots=len(texts), capacity=max(map(len, texts)))
+    slots = range(len(texts))
+    prefill = session.prefill(slots, [text[:-_DECODED] for text in texts])
+    decoded = [
+        session.decode(slots, np.array([text[step] for text in texts])) for step in range(-_DECODED, 0)
+    ]
+    return {"prefill": prefill, "decode": np.stack(decoded, axis=1), "forward": engine.logits(texts[1])}
+
+
+def _training_gap(
+    folder: Path, contender: Contender, reference: dict[str, Any], texts: Sequence[np.ndarray]
+) -> float:
+    """The largest of the loss's relative distance and, over the parameters, their gradients'."""
+
+    model = load_model(folder, device=contender.device, dtype=torch.float32)
+    tokens = torch.from_numpy(texts[1][: _TRAINED + 1])[None].to(contender.device)
+    with autocast(torch.device(contender.device), contender.dtype):
+        loss = model.loss(tokens[:, :-1], tokens[:, 1:])
+    loss.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
+    gaps = [abs(float(loss.detach()) / reference["loss"] - 1)]
+    for name, parameter in model.named_parameters():
+        expected = reference["gradients"][name]
+        assert parameter.grad is not None, name
+        gaps.append(float((parameter.grad.cpu() - expected).abs().max() / expected.abs().max()))
+    return float(max(gaps))

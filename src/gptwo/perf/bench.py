@@ -1,0 +1,182 @@
+"""``gptwo bench``: measure a model on this machine, hold it against the machine's limits, and write it all down."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gptwo.base.version import __version__
+from gptwo.checkpoint.released_config import read_config
+from gptwo.checkpoint.resolve import resolve_model
+from gptwo.config import PRESETS
+from gptwo.costs import parameter_count
+from gptwo.perf.ceilings import QUIET_DRIFT, Ceilings, cached_ceilings, drift
+from gptwo.perf.crossing import crossing
+from gptwo.perf.environment import BUSY
+from gptwo.perf.figures import case_row, predicted_row
+from gptwo.perf.machines import machine
+from gptwo.perf.measuring import Ask, Measuring, Progress, Settings
+from gptwo.perf.paper import paper_rows
+from gptwo.perf.process import ask as ask_worker
+from gptwo.perf.record import SCHEMA
+from gptwo.perf.sides import measured_side, predicted_side, representative
+from gptwo.perf.workload import Contender, contenders, predicted_cases
+
+
+def bench(
+    settings: Settings, *, ask: Ask = ask_worker, progress: Progress = lambda *_: None
+) -> dict[str, Any]:
+    """The record of docs/bench-schema.md. ``progress(done, total, what)`` is told of each process before it starts.
+
+    Raises ``GptwoError`` for a model, device, engine or dtype that cannot be, before anything is measured.
+    """
+    began = time.perf_counter()
+    machine(settings.gpu)
+    chosen, left_out = contenders(_devices(settings.devices), settings.engines, settings.dtypes)
+    with ExitStack() as stack:
+        random = settings.model in PRESETS
+        if random:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="gptwo-bench-"))
+            folder = Path(scratch) / "model"
+        else:
+            folder = resolve_model(settings.model)
+        measuring = Measuring(settings, folder, chosen, ask, progress)
+        measuring.left_out += left_out
+        if random:
+            question = {"what": "random_model", "size": settings.model, "folder": str(folder)}
+            measuring.ask("random weights", question)
+        record = _record(settings, folder, measuring, "random, seed 0" if random else "the model's own")
+    return {**record, "seconds": time.perf_counter() - began}
+
+
+def _devices(names: Sequence[str]) -> list[str]:
+    """The devices by torch's names, each once; ``auto`` is the CPU and, where there is one, the first GPU."""
+    found: list[str] = []
+    for name in names:
+        if name in ("auto", "cpu"):
+            found.append("cpu")
+        if name != "cpu":
+            from gptwo.base.device import resolve_device
+
+            found.append(str(resolve_device(name)))
+    return list(dict.fromkeys(found))
+
+
+def _record(settings: Settings, folder: Path, measuring: Measuring, weights: str) -> dict[str, Any]:
+    """Everything, in the order in which it is measured: nothing is timed before it agrees."""
+    config = read_config(folder)
+    measuring.announce(config)
+    others = _Others()
+    environment = measuring.environment()
+    before = measuring.ceilings()
+    agreed = measuring.agreement(config)
+    starts = [entry for one in measuring.contenders if (entry := measuring.initialisation(one))]
+    answers = measuring.timed(config)
+    energy = measuring.energy()
+    after = measuring.ceilings()
+    drifts = {device: drift(before[device], after[device]) for device in before}
+    known_speeds = {
+        device: cached_ceilings(device, settings.threads, measure=False) if found.speeds is None else None
+        for device, found in before.items()
+    }
+    rows = [
+        case_row(config, case, found, before[case.contender.device], known_speeds[case.contender.device])
+        for case, found in answers.items()
+    ]
+
+    cpu, gpu = (representative(rows, kind) for kind in ("cpu", "cuda"))
+    devices = [_device(name, found, measured=True) for name, found in before.items()]
+    known = machine(settings.gpu)
+    if gpu is None:
+        on_gpu = Contender(known.name, "torch", "fp32")
+        for case in predicted_cases(answers, on_gpu):
+            rows.append(predicted_row(config, case, known.ceilings(training=case.kind == "train")))
+        devices.append(_device(known.name, known.ceilings(training=False), measured=False))
+    crossed = None
+    if cpu is not None:
+        cpu_side = measured_side(cpu, rows, starts, before[cpu.device].name)
+        if gpu is None:
+            gpu_side = predicted_side(config, known, starts, cpu_side)
+        else:
+            gpu_side = measured_side(gpu, rows, starts, before[gpu.device].name)
+        crossed = crossing(cpu_side, gpu_side, context=config.context)
+    return {
+        "schema": SCHEMA,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "gptwo": __version__,
+        "commit": environment["commit"],
+        "quick": settings.quick,
+        "model": {
+            "name": settings.model,
+            "config": asdict(config),
+            "parameters": parameter_count(config),
+            "weights": weights,
+        },
+        "environment": environment,
+        "quiet": _quiet(others.share(), drifts),
+        "devices": devices,
+        "ceilings": [
+            {
+                "device": device,
+                "before": before[device].to_json(),
+                "after": after[device].to_json(),
+                "drift": drifts[device],
+            }
+            for device in before
+        ],
+        "agreement": agreed,
+        "left_out": measuring.left_out,
+        "initialisation": starts,
+        "cases": rows,
+        "crossing": crossed,
+        "energy": energy,
+        "paper": paper_rows(crossed, config, before) if crossed else [],
+    }
+
+
+def _device(name: str, ceilings: Ceilings, *, measured: bool) -> dict[str, Any]:
+    kind = ceilings.device.partition(":")[0]
+    return {"name": name, "kind": kind, "label": ceilings.name, "measured": measured}
+
+
+class _Others:
+    """What other processes take of the processor, from here on."""
+
+    def __init__(self) -> None:
+        self._began, (self._busy, self._own) = time.perf_counter(), _processor_seconds()
+
+    def share(self) -> float:
+        import psutil
+
+        busy, own = _processor_seconds()
+        all_s = (time.perf_counter() - self._began) * (psutil.cpu_count() or 1)
+        return max(0.0, (busy - self._busy - (own - self._own)) / all_s)
+
+
+def _processor_seconds() -> tuple[float, float]:
+    """Of all processes, and of this one with those that it has waited for."""
+    import psutil
+
+    times = psutil.cpu_times()
+    busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
+    return busy, sum(os.times()[:4])
+
+
+def _quiet(others: float, drifts: dict[str, dict[str, float]]) -> dict[str, Any]:
+    reasons = []
+    if others > BUSY:
+        reasons.append(f"other processes took {others:.0%} of the processor")
+    for device, moved in drifts.items():
+        reasons += [
+            f"the ceiling {name!r} of {device} moved by {share:+.0%} during the run"
+            for name, share in moved.items()
+            if abs(share) > QUIET_DRIFT
+        ]
+    return {"ok": not reasons, "others_share": others, "reasons": reasons}

@@ -1,0 +1,106 @@
+"""Two records of ``gptwo bench`` side by side: what became slower for certain, and what may be chance."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from gptwo.base.errors import ConfigError
+from gptwo.perf.statistics import Summary, separated
+from gptwo.perf.summary import duration
+
+# What makes two machines two, of the environment's keys.
+_MACHINE = ("processor", "cores", "threads", "memory_bytes", "gpu", "torch", "python")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One figure of both records: medians in seconds, after / before, and whether their intervals are apart."""
+
+    id: str
+    before_s: float
+    after_s: float
+    ratio: float
+    verdict: Literal["slower", "faster", "no difference"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every case that both records measured, and what to know before believing it."""
+
+    rows: tuple[Compared, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def slower(self) -> tuple[Compared, ...]:
+        """What is slower and outside both intervals: the reason to fail."""
+        return tuple(row for row in self.rows if row.verdict == "slower")
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``gptwo bench compare --json`` writes it."""
+        return {
+            "slower": len(self.slower),
+            "notes": list(self.notes),
+            "cases": [asdict(row) for row in self.rows],
+        }
+
+    def text(self) -> str:
+        """A line for each case, the notes, and the verdict."""
+        lines = [f"{'case':54} {'before':>10} {'after':>10} {'ratio':>6}"]
+        for row in self.rows:
+            times = f"{duration(row.before_s):>10} {duration(row.after_s):>10} {row.ratio:6.2f}"
+            lines.append(f"{row.id:54} {times}  {row.verdict}")
+        lines += [f"note: {note}" for note in self.notes]
+        total = len(self.rows)
+        lines.append(f"{len(self.slower)} of {total} slower outside the 95% intervals")
+        return "\n".join(lines)
+
+
+def compare(before: dict[str, Any], after: dict[str, Any]) -> Comparison:
+    """``after`` held against ``before``, case by case.
+
+    A case is slower or faster only where the two 95% intervals of the median do not touch. Raises ``ConfigError`` for
+    records of different models or of different cases: those are not comparable.
+    """
+    for key in ("name", "config", "weights"):
+        if before["model"][key] != after["model"][key]:
+            raise ConfigError(
+                f"the records are of different models: {key} is {before['model'][key]} and {after['model'][key]}; "
+                "expected the same model in both"
+            )
+    first, second = _measured(before), _measured(after)
+    if only := sorted(first.keys() ^ second.keys()):
+        where = "first" if only[0] in first else "second"
+        raise ConfigError(
+            f"the records are of different cases: {only[0]} is in the {where} alone, and {len(only) - 1} more in one; "
+            "run gptwo bench with the same flags for both"
+        )
+    if not first:
+        raise ConfigError("the records have no measured case; expected some: see their left_out")
+    rows = tuple(_compared(id_, first[id_], second[id_]) for id_ in first)
+    return Comparison(rows, tuple(_notes(before, after)))
+
+
+def _measured(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {case["id"]: case["seconds"] for case in record["cases"] if case["measured"]}
+
+
+def _compared(id_: str, first: dict[str, Any], second: dict[str, Any]) -> Compared:
+    before, after = Summary.from_json(first), Summary.from_json(second)
+    verdict: Literal["slower", "faster", "no difference"] = "no difference"
+    if separated(before, after):
+        verdict = "slower" if after.median > before.median else "faster"
+    return Compared(id_, before.median, after.median, after.median / before.median, verdict)
+
+
+def _notes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    notes = []
+    one, other = before["environment"], after["environment"]
+    for key in _MACHINE:
+        if one.get(key) != other.get(key):
+            notes.append(f"the machines differ: {key} is {one.get(key)} and {other.get(key)}")
+    for which, record in (("first", before), ("second", after)):
+        notes += [
+            f"the {which} record is not of a quiet machine: {why}" for why in record["quiet"]["reasons"]
+        ]
+    return notes

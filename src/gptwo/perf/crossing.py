@@ -1,0 +1,136 @@
+"""From where on the GPU is done first: by batch, by length, and by how many tokens are written, start-up included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# A prompt and a text of this many tokens; more tokens are more texts, one after another.
+PROMPT, TEXT = 32, 256
+_TOKENS = tuple(1 << power for power in range(21))
+BATCHES = (1, 2, 4, 8, 16, 32)
+# Of the passes that are compared by batch, and the length that is compared one text at a time.
+LENGTH = 128
+LENGTHS = (16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One device with what it runs on: seconds of each thing, transfers of ids and logits included.
+
+    ``start_s`` is from the shell to a model that is ready; ``forward(batch, tokens)`` one pass; ``prefill(tokens)`` a
+    prompt; ``token(past)`` one more token. ``measured`` says whether they are, and ``basis`` what they rest on.
+    ``copy_s`` is of all weights to a device that is predicted.
+    """
+
+    device: str
+    label: str
+    measured: bool
+    start_s: float
+    forward: Callable[[int, int], float]
+    prefill: Callable[[int], float]
+    token: Callable[[int], float]
+    basis: tuple[str, ...]
+    copy_s: float | None = None
+
+
+def crossing(cpu: Side, gpu: Side, *, context: int) -> dict[str, Any]:
+    """Both sides' seconds over batch, length and tokens written, and ``points``: from where on the GPU is done first.
+
+    A point of batch or length is of one pass of a model that is loaded, and ``passes`` of each is from how many such
+    passes on the GPU is first with its start-up counted. A point is None where the GPU never is.
+    """
+    by_batch = [_pass(cpu, gpu, batch, min(LENGTH, context)) for batch in BATCHES]
+    by_length = [_pass(cpu, gpu, 1, tokens) for tokens in LENGTHS if tokens <= context]
+    text = min(TEXT, context - min(PROMPT, context // 2))
+    writers = [_Writer(side, min(PROMPT, context // 2), text) for side in (cpu, gpu)]
+    by_tokens = [
+        {"tokens": tokens, **dict(zip(("cpu_s", "gpu_s"), (w.seconds(tokens) for w in writers), strict=True))}
+        for tokens in _TOKENS
+    ]
+    found = {
+        "cpu": cpu.label,
+        "gpu": gpu.label,
+        "cpu_measured": cpu.measured,
+        "gpu_measured": gpu.measured,
+        "cpu_start_s": cpu.start_s,
+        "gpu_start_s": gpu.start_s,
+        "gpu_copy_s": gpu.copy_s,
+        "basis": {"cpu": list(cpu.basis), "gpu": list(gpu.basis)},
+        "pass_tokens": min(LENGTH, context),
+        "text_tokens": text,
+        "by_batch": by_batch,
+        "by_length": by_length,
+        "by_tokens": by_tokens,
+        "points": {
+            "batch": _first(by_batch, "batch"),
+            "length": _first(by_length, "tokens"),
+            "tokens": _first_token(*writers),
+        },
+    }
+    return {**found, "verdict": _verdict(found)}
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    """What a person who must decide wants to know, in two sentences."""
+    tokens, longest = found["points"]["tokens"], found["by_length"][-1]
+    is_first = "is done first" if found["gpu_measured"] else "would be done first, as predicted"
+    if tokens is None:
+        writing = f"However many tokens are written, up to {_TOKENS[-1]:,}, the CPU is done first."
+    elif tokens <= 1:
+        writing = f"From the first token on the GPU {is_first}."
+    else:
+        writing = (
+            f"Below {tokens:,} tokens to write the CPU is done first, start-up included; "
+            f"from there on the GPU {is_first}."
+        )
+    ratio = longest["cpu_s"] / longest["gpu_s"]
+    faster = f"{ratio:,.1f} times faster" if ratio >= 1 else f"{1 / ratio:,.1f} times slower"
+    return f"{writing} In one pass over {longest['tokens']:,} tokens the GPU is {faster} than the CPU."
+
+
+def _pass(cpu: Side, gpu: Side, batch: int, tokens: int) -> dict[str, Any]:
+    cpu_s, gpu_s = cpu.forward(batch, tokens), gpu.forward(batch, tokens)
+    later = gpu.start_s - cpu.start_s
+    passes = max(1, int(later / (cpu_s - gpu_s)) + 1) if gpu_s < cpu_s else None
+    return {"batch": batch, "tokens": tokens, "cpu_s": cpu_s, "gpu_s": gpu_s, "passes": passes}
+
+
+def _first(points: Sequence[dict[str, Any]], key: str) -> int | None:
+    """The least value from which on the GPU is first at every point."""
+    found: int | None = None
+    for point in reversed(points):
+        if point["gpu_s"] > point["cpu_s"]:
+            break
+        found = int(point[key])
+    return found
+
+
+class _Writer:
+    """Seconds to write n tokens in texts of ``text`` tokens after prompts of ``prompt``, one after another."""
+
+    def __init__(self, side: Side, prompt: int, text: int) -> None:
+        self._start_s, self._text = side.start_s, text
+        # The first token of a text comes with the prompt.
+        self._until: list[float] = [0.0, side.prefill(prompt)]
+        for written in range(1, text):
+            self._until.append(self._until[-1] + side.token(prompt + written - 1))
+
+    def seconds(self, tokens: int) -> float:
+        texts, rest = divmod(tokens, self._text)
+        return self._start_s + texts * self._until[-1] + self._until[rest]
+
+
+def _first_token(cpu: _Writer, gpu: _Writer) -> int | None:
+    """The least number of tokens that the GPU writes first, searched within the curves' range."""
+    low, high = 0, 1 << 20
+    if gpu.seconds(high) > cpu.seconds(high):
+        return None
+    while high - low > 1:
+        between = (low + high) // 2
+        if gpu.seconds(between) <= cpu.seconds(between):
+            high = between
+        else:
+            low = between
+    return high

@@ -1,0 +1,203 @@
+"""From seconds that were measured to what they say: how far from the floor, and what sets it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any, NamedTuple, cast
+
+from gptwo.config import GPT2Config
+from gptwo.costs import WeightFormat, forward_operations, parameter_count, training_flops
+from gptwo.perf.ceilings import Ceilings
+from gptwo.perf.predict import predict_forward, predict_training_step
+from gptwo.perf.statistics import summarise
+from gptwo.perf.workload import Case
+
+# As which products of the ceilings a dtype can be computed: the fastest that was measured is its ceiling.
+_PRODUCTS: Mapping[str, tuple[str, ...]] = {
+    "fp64": ("fp32",),
+    "fp32": ("fp32",),
+    "bf16": ("bf16", "fp32"),
+    "fp16": ("fp16", "bf16", "fp32"),
+    "int8": ("int8", "fp32"),
+    "int4": ("int8", "fp32"),
+}
+# How the engines keep weights and, unless told otherwise, keys and values: formats of ``costs`` and bytes of theirs.
+_FORMATS: Mapping[str, tuple[str, str, int]] = {
+    "fp64": ("fp32", "fp32", 2),
+    "fp32": ("fp32", "fp32", 1),
+    "bf16": ("bf16", "bf16", 1),
+    "fp16": ("bf16", "bf16", 1),
+    "int8": ("int8", "fp32", 1),
+    "int4": ("int4", "int8", 1),
+}
+# Passes over fp32 parameters that a step of training cannot do without: weights read forward and backward, gradients
+# written, and by AdamW weights, gradients and two moments read, weights and moments written.
+_TRAINING_PASSES = 10
+
+
+class Floor(NamedTuple):
+    """What a case must compute and move, and the least seconds of that: ``bound_by`` "arithmetic" or "memory"."""
+
+    flops: int
+    bytes: int
+    seconds: float
+    bound_by: str
+
+
+def floor(config: GPT2Config, case: Case, ceilings: Ceilings) -> Floor:
+    """FLOPs and bytes of one pass, step or token by formula, and max(FLOPs / ceiling, bytes / read bandwidth).
+
+    Bytes are the weights, each read once, and the cache's keys and values: activations may stay in the processor's
+    caches. Of a training step, ten passes over the parameters.
+    """
+    flops, moved = _training(config, case) if case.kind == "train" else _forward(config, case)
+    ceiling = max(ceilings.matmul_flops_per_s.get(dtype, 0.0) for dtype in _PRODUCTS[case.contender.dtype])
+    arithmetic, memory = flops / ceiling, moved / ceilings.read_bytes_per_s
+    return Floor(flops, moved, max(arithmetic, memory), "arithmetic" if arithmetic > memory else "memory")
+
+
+def _ceiling(ceilings: Ceilings, dtype: str) -> float:
+    return max(ceilings.matmul_flops_per_s.get(product, 0.0) for product in _PRODUCTS[dtype])
+
+
+def _training(config: GPT2Config, case: Case) -> tuple[int, int]:
+    flops = training_flops(config, batch=case.batch, tokens=case.tokens)
+    return flops, _TRAINING_PASSES * 4 * parameter_count(config)
+
+
+def _forward(config: GPT2Config, case: Case) -> tuple[int, int]:
+    weights, kv, times = _FORMATS[case.contender.dtype]
+    operations = forward_operations(
+        config,
+        batch=case.batch,
+        tokens=1 if case.kind == "decode" else case.tokens,
+        past=middle(case) if case.kind == "decode" else 0,
+        last_only=case.kind == "prefill",
+        weights=cast(WeightFormat, weights),
+        kv=cast(Any, kv),
+    )
+    moved = sum(step.weight_bytes + step.kv_bytes for step in operations)
+    return sum(step.flops for step in operations), times * moved
+
+
+def middle(case: Case) -> int:
+    """Tokens in the cache at the middle one of those that a case decodes."""
+    return case.past + case.tokens // 2
+
+
+def tokens_of(case: Case) -> int:
+    """Tokens that one sample of a case is for: of all its sequences together."""
+    return case.batch * (1 if case.kind == "decode" else case.tokens)
+
+
+def predicted(config: GPT2Config, case: Case, ceilings: Ceilings) -> tuple[float | None, int | None]:
+    """Seconds and bytes at the peak as ``predict`` has them; None of what it does not know: text, all logits' bytes."""
+    one = case.contender
+    if case.with_text:
+        return None, None
+    if case.kind == "train":
+        step = predict_training_step(
+            config, ceilings, sequences=case.batch, tokens=case.tokens, dtype=one.dtype
+        )
+        return step.seconds, step.peak_memory_bytes
+    if case.kind == "forward":
+        seconds = forward_seconds(
+            config, ceilings, batch=case.batch, tokens=case.tokens, engine=one.engine, dtype=one.dtype
+        )
+        return seconds, None
+    found = predict_forward(
+        config,
+        ceilings,
+        kind="decode" if case.kind == "decode" else "prefill",
+        batch=case.batch,
+        tokens=case.tokens,
+        past=middle(case) if case.kind == "decode" else 0,
+        engine=cast(Any, one.engine),
+        dtype=one.dtype,
+    )
+    return found.seconds, found.peak_memory_bytes
+
+
+def forward_seconds(
+    config: GPT2Config, ceilings: Ceilings, *, batch: int, tokens: int, engine: str, dtype: str
+) -> float:
+    """Predicted seconds of a pass with the logits of every token: a prefill's, and the head's other rows."""
+    found = predict_forward(
+        config, ceilings, kind="prefill", batch=batch, tokens=tokens, engine=cast(Any, engine), dtype=dtype
+    )
+    rows = batch * tokens - batch
+    return found.seconds + 2 * rows * config.n_embd * config.vocab_size / _ceiling(ceilings, dtype)
+
+
+def predicted_row(config: GPT2Config, case: Case, ceilings: Ceilings) -> dict[str, Any]:
+    """A case of a device that is not here: a prediction alone, and marked as one."""
+    least, (seconds, memory) = floor(config, case, ceilings), predicted(config, case, ceilings)
+    assert seconds is not None
+    return {
+        **_shape(case, least),
+        "measured": False,
+        "seconds": None,
+        "rounds": [],
+        "tokens_per_s": tokens_of(case) / seconds,
+        "first_token_s": None,
+        "split": None,
+        "share": None,
+        "peak_memory_bytes": None,
+        "predicted_memory_bytes": memory,
+        "predicted_s": seconds,
+    }
+
+
+def _shape(case: Case, least: Floor) -> dict[str, Any]:
+    return {
+        "id": case.id,
+        "kind": case.kind,
+        **case.contender._asdict(),
+        "batch": case.batch,
+        "tokens": case.tokens,
+        "past": case.past,
+        "with_text": case.with_text,
+        "flops": least.flops,
+        "bytes": least.bytes,
+        "floor_s": least.seconds,
+        "bound_by": least.bound_by,
+    }
+
+
+def case_row(
+    config: GPT2Config,
+    case: Case,
+    answers: Sequence[dict[str, Any]],
+    ceilings: Ceilings,
+    known: Ceilings | None = None,
+) -> dict[str, Any]:
+    """A measured case as the record has it, from the answers of its processes.
+
+    ``known`` are the ceilings of an earlier time that predictions are made from, where these lack the speeds for it.
+    """
+    seconds = summarise([second for answer in answers for second in answer["seconds"]])
+    least = floor(config, case, ceilings)
+    predicted_s, predicted_bytes = predicted(config, case, known or ceilings)
+    row: dict[str, Any] = {
+        **_shape(case, least),
+        "measured": True,
+        "seconds": seconds.to_json(),
+        "rounds": [answer["seconds"] for answer in answers],
+        "tokens_per_s": tokens_of(case) / seconds.median,
+        "first_token_s": None,
+        "split": None,
+        "share": least.seconds / seconds.median,
+        "peak_memory_bytes": max(answer["peak_memory_bytes"] for answer in answers),
+        "predicted_memory_bytes": predicted_bytes,
+        "predicted_s": predicted_s,
+    }
+    firsts = [answer["first_token_s"] for answer in answers if answer.get("first_token_s") is not None]
+    if firsts:
+        row["first_token_s"] = summarise(firsts).to_json()
+    if case.kind == "train":
+        row["split"] = {
+            part: median([second for answer in answers for second in answer["split"][part]])
+            for part in answers[0]["split"]
+        }
+    return row

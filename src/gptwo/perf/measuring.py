@@ -1,0 +1,209 @@
+"""The questions of ``gptwo bench``, each asked of a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gptwo.base.errors import GptwoError
+from gptwo.config import GPT2Config
+from gptwo.perf.ceilings import Ceilings
+from gptwo.perf.statistics import summarise
+from gptwo.perf.workload import FULL, QUICK, REFERENCE, Case, Contender, groups
+
+Ask = Callable[[dict[str, Any]], Any]
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to measure: ``model`` is a size (random weights), a folder or a run; no dtypes means each device's own.
+
+    ``gpu`` is the known GPU (``machines``) whose prediction stands where no GPU is measured.
+    """
+
+    model: str
+    devices: tuple[str, ...] = ("auto",)
+    engines: tuple[str, ...] = ("native", "torch")
+    dtypes: tuple[str, ...] = ()
+    threads: int | None = None
+    quick: bool = False
+    gpu: str = "t4"
+
+
+class Measuring:
+    """The questions of a run, each asked of a process of its own, one after another.
+
+    ``left_out`` grows by what is red and what fails; ``contenders`` loses what is red.
+    """
+
+    def __init__(
+        self, settings: Settings, folder: Path, contenders: list[Contender], ask: Ask, progress: Progress
+    ) -> None:
+        self._settings, self._folder, self.contenders = settings, folder, contenders
+        self._ask, self._progress = ask, progress
+        self._devices = list(dict.fromkeys(one.device for one in contenders))
+        self._effort = QUICK if settings.quick else FULL
+        self._asked = self._total = 0
+        self.left_out: list[dict[str, str]] = []
+
+    def ask(self, what: str, question: dict[str, Any]) -> Any:
+        """The answer of a process of its own."""
+        self._progress(self._asked, max(self._total, self._asked + 1), what)
+        self._asked += 1
+        return self._ask(question)
+
+    def announce(self, config: GPT2Config) -> None:
+        """Reckon how many questions there will be at most: what is red or fails is not asked again."""
+        cases = sum(map(len, groups(config, self.contenders, quick=self._settings.quick)))
+        timed = len(self.contenders) if self._settings.quick else cases
+        for_each = self._effort.starts + 1  # and its energy
+        ceilings = 2 * len(self._devices)
+        self._total = (
+            self._asked + 2 + ceilings + len(self.contenders) * for_each + timed * self._effort.rounds
+        )
+
+    def environment(self) -> dict[str, Any]:
+        """Of the last device: the GPU, where there is one."""
+        found: dict[str, Any] = self.ask("environment", {"what": "environment", "device": self._devices[-1]})
+        return found
+
+    def ceilings(self) -> dict[str, Ceilings]:
+        """Of every device, measured now."""
+        question = {"what": "ceilings", "threads": self._settings.threads, "quick": self._settings.quick}
+        return {
+            device: Ceilings.from_json(self.ask(f"ceilings of {device}", {**question, "device": device}))
+            for device in self._devices
+        }
+
+    def agreement(self, config: GPT2Config) -> list[dict[str, Any]]:
+        """Its rows; a contender that is red is left out from here on."""
+        cases = [
+            case for group in groups(config, self.contenders, quick=self._settings.quick) for case in group
+        ]
+        rows: list[dict[str, Any]] = self.ask(
+            "agreement",
+            {
+                "what": "agreement",
+                "folder": str(self._folder),
+                "contenders": [list(one) for one in self.contenders],
+                "longest": max(case.past + case.tokens for case in cases),
+                "training": any(case.kind == "train" for case in cases),
+                "threads": self._settings.threads,
+            },
+        )
+        why = _red(rows)
+        self.left_out += [{"what": name, "why": reason} for name, reason in why.items()]
+        self.contenders = [one for one in self.contenders if str(one) not in why]
+        return rows
+
+    def initialisation(self, one: Contender) -> dict[str, Any] | None:
+        """Summaries of every step from the shell to the first token, over fresh processes; None where it failed."""
+        found = [
+            answer
+            for number in range(self._effort.starts)
+            if (answer := self._tried(f"start of {one}", self._question("init", one))) is not None
+        ]
+        if not found:
+            return None
+        steps = [
+            {
+                "name": same[0]["name"],
+                "summary": _summary([step["seconds"] for step in same if step["seconds"] is not None]),
+                "note": same[0]["note"],
+                "counts": same[0]["counts"],
+            }
+            for same in zip(*(answer["steps"] for answer in found), strict=True)
+        ]
+        return {
+            **one._asdict(),
+            "steps": [step for step in steps if step["counts"]],
+            "beside": [step for step in steps if not step["counts"]],
+            "total": _summary([answer["total_s"] for answer in found]),
+            "peak_memory_bytes": max(answer["peak_memory_bytes"] for answer in found),
+        }
+
+    def timed(self, config: GPT2Config) -> dict[Case, list[dict[str, Any]]]:
+        """The answers of all rounds for each case, in turn; of a case that failed there is none."""
+        grouped = groups(config, self.contenders, quick=self._settings.quick)
+        answers: dict[Case, list[dict[str, Any]]] = {case: [] for group in grouped for case in group}
+        # A quick run has one process for all cases of a contender, a full one a process for each.
+        turns = [list(answers)] if self._settings.quick else grouped
+        for turn in turns:
+            for number in range(self._effort.rounds):
+                takers = list(dict.fromkeys(case.contender for case in turn))
+                for one in takers[:: -1 if number % 2 else 1]:
+                    cases = [
+                        case for case in turn if case.contender == one and (number == 0 or answers[case])
+                    ]
+                    if not cases:
+                        continue
+                    requests = [self._case_question(case) for case in cases]
+                    what = cases[0].id if len(cases) == 1 else f"round {number + 1} of {one}"
+                    found = self._tried(what, {"what": "several", "requests": requests}) or []
+                    for case, answer in zip(cases, found, strict=False):
+                        answers[case].append(answer)
+        return {case: found for case, found in answers.items() if found}
+
+    def _is_due(self, case: Case, number: int, answers: dict[Case, list[dict[str, Any]]]) -> bool:
+        """Not after it has failed; and a quick run, which has no time for more, has training steps once."""
+        once = self._settings.quick and case.kind == "train"
+        return number == 0 or (bool(answers[case]) and not once)
+
+    def energy(self) -> dict[str, Any]:
+        """Joules per token written, of every contender whose device has a counter; else why there is none."""
+        rows, why = [], []
+        for one in self.contenders:
+            found = self._tried(f"energy of {one}", self._question("energy", one))
+            if found is None or "why" in found:
+                why += [found["why"]] if found else []
+            else:
+                rows.append(
+                    {"case": str(one), **found, "joules_per_token": found["joules"] / found["tokens"]}
+                )
+        return {"measured": bool(rows), "rows": rows, "why": "; ".join(dict.fromkeys(why)) or None}
+
+    def _tried(self, what: str, question: dict[str, Any]) -> Any:
+        """``ask``; of what fails (memory that is not there, a kernel that a device lacks) None, and a line says why."""
+        try:
+            return self.ask(what, question)
+        except (GptwoError, RuntimeError) as error:
+            self.left_out.append({"what": what, "why": " ".join(str(error).split())})
+            return None
+
+    def _case_question(self, case: Case) -> dict[str, Any]:
+        effort = self._effort
+        shape: dict[str, Any] = {"batch": case.batch}
+        if case.kind == "decode":
+            shape |= {"past": case.past, "samples": case.tokens, "with_text": case.with_text}
+        elif case.kind == "prefill":
+            shape |= {"tokens": case.tokens, "samples": effort.passes, "with_text": case.with_text}
+        else:
+            shape |= {
+                "tokens": case.tokens,
+                "samples": effort.steps if case.kind == "train" else effort.passes,
+            }
+        return self._question(case.kind, case.contender, **shape)
+
+    def _question(self, what: str, one: Contender, **more: Any) -> dict[str, Any]:
+        place = {"model": str(self._folder), **one._asdict(), "threads": self._settings.threads}
+        if what == "train":
+            del place["engine"]
+        return {"what": what, **place, **more}
+
+
+def _summary(samples: list[float]) -> dict[str, Any] | None:
+    return summarise(samples).to_json() if samples else None
+
+
+def _red(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Of every contender that must not be timed, by its name, why."""
+    return {
+        row["b"]: f"its {row['what']} is off by "
+        f"{'no finite number' if row['largest'] is None else format(row['largest'], '.2g')} from the equations, "
+        f"allowed are {row['allowed']:g} ({row['why']})"
+        for row in rows
+        if row["a"] == REFERENCE and not row["ok"]
+    }

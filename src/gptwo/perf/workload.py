@@ -1,0 +1,168 @@
+"""What ``gptwo bench`` measures: which contenders, which shapes, how often. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+from gptwo.base.errors import ConfigError
+from gptwo.config import GPT2Config
+from gptwo.infer.engines import ENGINES
+
+# What the others are held against, among the names of contenders.
+REFERENCE = "equations"
+
+CaseKind = Literal["forward", "prefill", "decode", "train"]
+
+
+class Contender(NamedTuple):
+    """What runs a model: an engine on a device, with weights in a dtype."""
+
+    device: str
+    engine: str
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.engine} {self.dtype} on {self.device}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One thing to time, B sequences of T tokens after ``past`` others.
+
+    forward   one pass over B×T tokens to the logits of each
+    prefill   B texts of T tokens to the logits of their last; ``with_text``: from text, by the tokenizer
+    decode    one more token of each of B texts that hold ``past``; ``with_text``: sampled and turned into text
+    train     one optimizer step on B sequences of T tokens
+    """
+
+    kind: CaseKind
+    contender: Contender
+    batch: int
+    tokens: int
+    past: int = 0
+    with_text: bool = False
+
+    @property
+    def id(self) -> str:
+        """The same name for the same case in every record."""
+        shape = f"{self.batch}x{self.tokens}" + (f"+{self.past}" if self.kind == "decode" else "")
+        place = f"{self.contender.device}/{self.contender.engine}/{self.contender.dtype}"
+        return f"{self.kind}/{place}/{shape}" + ("/text" if self.with_text else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How often: processes in turn for each case, and in each of them samples after the warm-up."""
+
+    rounds: int
+    passes: int
+    steps: int
+    decoded: int
+    decoded_often: int
+    starts: int
+
+
+QUICK = Effort(rounds=2, passes=2, steps=4, decoded=24, decoded_often=24, starts=1)
+FULL = Effort(rounds=3, passes=3, steps=3, decoded=64, decoded_often=400, starts=3)
+
+
+_DTYPES = {"cpu": ("fp32", "int8"), "cuda": ("fp32", "bf16"), "mps": ("fp32",)}
+
+
+def contenders(
+    devices: Sequence[str], engines: Sequence[str], dtypes: Sequence[str]
+) -> tuple[list[Contender], list[dict[str, str]]]:
+    """Every engine on every device in every dtype, of those that there are; and of each that was left out why.
+
+    Without ``dtypes`` a device has its own: fp32 and int8 on the CPU, fp32 and bf16 on a GPU.
+
+    Raises ``ConfigError`` for an unknown name, and where nothing is left.
+    """
+    every_dtype = sorted({dtype for entry in ENGINES.values() for dtype in entry.dtypes})
+    for what, names, known in (("engine", engines, list(ENGINES)), ("dtype", dtypes, every_dtype)):
+        if unknown := [name for name in names if name not in known]:
+            raise ConfigError(f"there is no {what} {unknown[0]!r}; expected some of {', '.join(known)}")
+    found: list[Contender] = []
+    left_out: dict[str, str] = {}
+    for device in devices:
+        for engine in engines:
+            if engine == "native" and device != "cpu":
+                left_out[f"native on {device}"] = "the native engine runs on the cpu"
+                continue
+            for dtype in dtypes or _DTYPES[device.partition(":")[0]]:
+                if dtype in ENGINES[engine].dtypes:
+                    found.append(Contender(device, engine, dtype))
+                elif dtypes:
+                    left_out[str(Contender(device, engine, dtype))] = "the engine has no such dtype"
+    if not found:
+        reasons = "; ".join(f"{what}: {why}" for what, why in left_out.items()) or "no engine has these"
+        raise ConfigError(f"nothing is left to measure ({reasons}); give other --device, --engine or --dtype")
+    return found, [{"what": what, "why": why} for what, why in left_out.items()]
+
+
+def groups(config: GPT2Config, found: Sequence[Contender], *, quick: bool) -> list[list[Case]]:
+    """The cases, grouped by what is measured: the contenders of a group take turns.
+
+    Lengths and depths are those of GPT-2's context of 1,024, and shorter where the model's is. A quick run writes with
+    torch only on a device where the native engine is not measured.
+    """
+    effort = QUICK if quick else FULL
+    C = config.context
+    shapes: list[Case] = []
+    any_one = found[0]
+
+    def add(kind: CaseKind, batch: int, tokens: int, past: int = 0, *, with_text: bool = False) -> None:
+        case = Case(kind=kind, contender=any_one, batch=batch, tokens=tokens, past=past, with_text=with_text)
+        if tokens + past <= C and case not in shapes:
+            shapes.append(case)
+
+    decoded, decoded_often = (min(count, max(1, C // 2)) for count in (effort.decoded, effort.decoded_often))
+    if quick:
+        add("forward", 1, _within(C, 128))
+        add("forward", 4, _within(C, 64))
+    else:
+        for tokens in (_within(C, 128), _within(C, 512)):
+            for batch in (1, 4, 16):
+                add("forward", batch, tokens)
+        add("forward", 1, C)
+    add("prefill", 1, _within(C, 256))
+    for depth in (0, 256, 1000):
+        past = min(depth, C - decoded)
+        if past and not quick:
+            add("prefill", 1, past)
+        add("decode", 1, decoded_often if past + decoded_often <= C else decoded, past)
+    add("prefill", 1, _within(C, 256), with_text=True)
+    add("decode", 1, decoded, min(256, C - decoded), with_text=True)
+    if not quick:
+        add("decode", 8, decoded, min(256, C - decoded))
+    add("train", 1 if quick else 4, _within(C, 256))
+    grouped = [
+        [replace(shape, contender=one) for one in found if _is_measured(shape, one, found, quick=quick)]
+        for shape in shapes
+    ]
+    return [group for group in grouped if group]
+
+
+def _is_measured(shape: Case, one: Contender, found: Sequence[Contender], *, quick: bool) -> bool:
+    if shape.kind == "train":
+        return trains(one)
+    # A quick run has no time to write with torch where the native engine, which is what writes there, is measured.
+    beside_native = one.engine == "torch" and any((one.device, "native") == other[:2] for other in found)
+    return shape.kind == "forward" or not (quick and beside_native)
+
+
+def predicted_cases(measured: Iterable[Case], contender: Contender) -> list[Case]:
+    """Each shape that was measured, once, for a contender that is not here; what text costs is not predicted."""
+    shapes = [replace(case, contender=contender) for case in measured if not case.with_text]
+    return list(dict.fromkeys(shapes))
+
+
+def trains(contender: Contender) -> bool:
+    """Whether ``gptwo train`` runs on it: torch in fp32, or in bf16 products with fp32 weights."""
+    return contender.engine == "torch" and contender.dtype in ("fp32", "bf16")
+
+
+def _within(context: int, tokens: int) -> int:
+    return min(context, tokens)

@@ -1,0 +1,110 @@
+"""The gate in front of the clock: what computes something else is seen, whatever it gets wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gptwo.config import GPT2Config
+from gptwo.infer.engines import load_engine
+from gptwo.model import GPT2
+from gptwo.perf import agreement as module
+from gptwo.perf.agreement import agreement
+from gptwo.perf.workload import REFERENCE
+from random_checkpoint import write_random_checkpoint
+
+CONFIG = GPT2Config(n_layer=2, n_head=3, n_embd=21, context=60, vocab_size=37, dropout=0.0)
+NATIVE, INT8 = ["cpu", "native", "fp32"], ["cpu", "native", "int8"]
+TORCH, BF16 = ["cpu", "torch", "fp32"], ["cpu", "torch", "bf16"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_checkpoint(tmp_path_factory.mktemp("models") / "odd", CONFIG, dtype=torch.float32)
+
+
+def of(rows: list[dict[str, Any]], **fields: str) -> list[dict[str, Any]]:
+    return [row for row in rows if all(row[name] == value for name, value in fields.items())]
+
+
+def test_engines_and_dtypes_agree_each_with_each(folder: Path) -> None:
+    rows = agreement(folder, [NATIVE, TORCH, BF16], longest=50, training=True, threads=1)
+    assert all(row["ok"] for row in rows), [row for row in rows if not row["ok"]]
+    pairs = {(row["a"], row["b"]) for row in rows}
+    assert len(pairs) == 6
+    assert {row["what"] for row in of(rows, a=REFERENCE, b="torch fp32 on cpu")} == {
+        "prefill", "decode", "forward", "training"
+    }  # fmt: skip
+    (fp32,) = of(rows, a=REFERENCE, b="native fp32 on cpu", what="decode")
+    (bf16,) = of(rows, a=REFERENCE, b="torch bf16 on cpu", what="decode")
+    assert 0 < fp32["largest"] < 1e-4 < bf16["largest"]
+    assert of(rows, a=REFERENCE, b="native fp32 on cpu", what="training") == []
+
+
+def test_fewer_bits_differ_and_are_allowed_to(folder: Path) -> None:
+    rows = agreement(folder, [INT8], longest=50, training=False, threads=1)
+    assert [row["what"] for row in rows] == ["forward", "prefill", "decode"]
+    assert all(1e-3 < row["largest"] <= row["allowed"] for row in rows)
+
+
+def damaged(damage: Callable[[Any], None]) -> Callable[..., Any]:
+    def load(*arguments: Any, **named: Any) -> Any:
+        engine = load_engine(*arguments, **named)
+        damage(engine)
+        return engine
+
+    return load
+
+
+def forgets_a_bias(engine: Any) -> None:
+    with torch.no_grad():
+        engine.model.blocks[1].mlp.up.bias.zero_()
+
+
+def gives_no_number(engine: Any) -> None:
+    with torch.no_grad():
+        engine.model.final_norm.bias[0] = float("nan")
+
+
+@pytest.mark.parametrize("damage", [forgets_a_bias, gives_no_number])
+def test_a_wrong_model_is_red(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Any], None]
+) -> None:
+    monkeypatch.setattr(module, "load_engine", damaged(damage))
+    rows = agreement(folder, [TORCH], longest=50, training=False, threads=1)
+    assert not any(row["ok"] for row in rows)
+    assert all((row["largest"] is None) == (damage is gives_no_number) for row in rows)
+
+
+def test_a_cache_that_is_off_by_one_is_red_in_decoding_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shift(engine: Any) -> None:
+        start = engine.start
+
+        def started(**named: Any) -> Any:
+            session = start(**named)
+            decode = session.decode
+            session.decode = lambda slots, tokens: decode(slots, np.roll(tokens, 1))
+            return session
+
+        engine.start = started
+
+    monkeypatch.setattr(module, "load_engine", damaged(shift))
+    rows = agreement(folder, [TORCH], longest=50, training=False, threads=1)
+    assert {row["what"]: row["ok"] for row in rows} == {"forward": True, "prefill": True, "decode": False}
+
+
+def test_a_wrong_gradient_is_red(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = GPT2.loss
+    # The value is right, and its gradient 1% too large.
+    monkeypatch.setattr(
+        GPT2, "loss", lambda model, *args: (value := loss(model, *args)).detach() * -0.01 + value * 1.01
+    )
+    rows = agreement(folder, [TORCH], longest=50, training=True, threads=1)
+    assert [row["what"] for row in rows if not row["ok"]] == ["training"]
