@@ -1,8 +1,8 @@
 """Write the tables of docs/performance.md from benchmarks/history/: `python benchmarks/performance.py [--check]`.
 
 Every bar of decoding is that of the newest run of GPT-2 124M that measured it, so that the parts may be run one by one;
-those of serving are of its newest whole run. The prose of the page is written by hand; what stands between the markers
-is made here.
+those of serving, and plans beside measurements, are of the newest whole run. The prose of the page is written by hand;
+what stands between the markers is made here.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from gptwo.perf.environment import BUSY
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- made by benchmarks/performance.py: begin -->", "<!-- end -->"
 BEGIN_SERVE = "<!-- made by benchmarks/performance.py: begin serve -->"
+BEGIN_PLAN = "<!-- made by benchmarks/performance.py: begin plan -->"
 SIZE = "gpt2"
 
 
@@ -130,6 +131,40 @@ def serve_tables(history: Path) -> str:
     return "\n\n".join([_table(*serving.speeds(line)), bars, closing])
 
 
+def plan_tables(history: Path) -> str:
+    """Of the newest run, each case as it was planned and as it was."""
+    if not history.exists():
+        return "Not measured yet: `python benchmarks/plan.py`."
+    line = json.loads(history.read_text(encoding="utf-8").splitlines()[-1])
+    rows = [
+        [
+            row["case"],
+            f"{row['predicted_s'] * 1e3:,.1f} ms",
+            f"{row['measured_s'] * 1e3:,.1f} ms",
+            f"{row['time_ratio'] - 1:+.0%}",
+            row["time"],
+            f"{row['predicted_bytes'] / 1e6:,.0f} MB",
+            f"{row['measured_bytes'] / 1e6:,.0f} MB",
+            f"{row['memory_ratio'] - 1:+.0%}",
+            row["memory"],
+        ]
+        for row in line["cases"]
+    ]
+    hits, unsteady = (
+        line["hits"],
+        [r["case"] for r in line["cases"] if not all(x["steady"] for x in r["rounds"])],
+    )
+    closing = (
+        f"Time: {hits['time']} of {len(rows)} cases within ±15%. Peak memory: {hits['memory']} of {len(rows)} within "
+        f"±10% and not under by more than 5%. {_described({'peers': {}, 'left_out': {}, **line}, '')}"
+    )
+    if unsteady:
+        closing += f" The machine did not hold still for: {', '.join(unsteady)}."
+    return "\n\n".join(
+        [_table(["case", "plan", "measured", "", "", "peak, plan", "measured", "", ""], rows), closing]
+    )
+
+
 def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
 
@@ -146,7 +181,8 @@ def page(text: str, history: Path, *, begin: str = BEGIN, made: Callable[[Path],
 def whole_page(text: str, history: Path) -> str:
     """The page with all of its tables made anew from the records in the folder ``history``."""
     text = page(text, history / "decode.jsonl")
-    return page(text, history / "serve.jsonl", begin=BEGIN_SERVE, made=serve_tables)
+    text = page(text, history / "serve.jsonl", begin=BEGIN_SERVE, made=serve_tables)
+    return page(text, history / "plan.jsonl", begin=BEGIN_PLAN, made=plan_tables)
 
 
 def main(arguments: list[str]) -> int:

@@ -43,6 +43,7 @@ def _write_natively() -> object:
     from gptwo.perf.zero_engine import zero_engine
     from gptwo.tokenizer import Tokenizer
 
+    np.random.default_rng(0)  # NumPy loads it with the first draw
     engine = zero_engine(open_kernels(usable_cores()), _TINY)
     engine.start(slots=1, capacity=1).prefill([0], [np.zeros(1, dtype=np.int64)])
     return engine, generate, Tokenizer
