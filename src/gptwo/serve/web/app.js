@@ -18,7 +18,7 @@ const PANELS = {
   time: () => import("./panels/time.js"),
   training: () => import("./panels/training.js"),
 };
-const TYPING_PAUSE_MS = 200;
+const TYPING_PAUSE_MS = 120;
 const element = (id) => document.getElementById(id);
 
 const saved = savedPage();
