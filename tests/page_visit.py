@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 PROMPT = "When Mary and John went to the"
+
+WEB = Path(__file__).parents[1] / "src" / "gptwo" / "serve" / "web"
+PANELS = re.findall(
+    r'^  (\w+): \(\) => import\("\./panels/', (WEB / "app.js").read_text(encoding="utf-8"), flags=re.M
+)
+"""As the page has their tabs, from the left."""
 
 Visit = Callable[..., "Page"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-WEB = Path(__file__).parents[3] / "src" / "gptwo" / "serve" / "web"
+from page_visit import PANELS, WEB
+
 # t("block.name") and data-t="block.name"; names that are put together are only begun: t(`block.${…}`).
 NAMED = re.compile(r"""\bt\(\s*["'`]([a-z_]+\.[a-z_.]+)["'`]|data-t(?:-label)?="([a-z_.]+)\"""")
 VALUES = re.compile(r"\{(\w+)\}")
@@ -44,6 +44,11 @@ def test_every_key_that_the_page_names_is_there() -> None:
     assert len(named) > 20
     known = strings("en")
     assert not {(name, key) for name, key in named if key not in known}
+
+
+def test_every_panel_has_a_tab_and_a_name() -> None:
+    assert set(PANELS) == {path.stem for path in (WEB / "panels").glob("*.js")}
+    assert {f"{panel}.tab" for panel in PANELS} <= strings("en").keys()
 
 
 def test_nothing_is_fetched_from_elsewhere_and_no_data_is_taken_for_markup() -> None:

@@ -11,11 +11,7 @@ import { textOf } from "./tokens.js";
 
 const PANELS = {
   write: () => import("./panels/write.js"),
-  equations: () => import("./panels/equations.js"),
-  attention: () => import("./panels/attention.js"),
-  layers: () => import("./panels/layers.js"),
   whatif: () => import("./panels/whatif.js"),
-  time: () => import("./panels/time.js"),
   training: () => import("./panels/training.js"),
 };
 const TYPING_PAUSE_MS = 120;

@@ -1,0 +1,65 @@
+"""Sharing: the whole view in one file that needs no server, and pictures."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from page_visit import PANELS, PROMPT, Visit, settled
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+
+def test_a_saved_page_shows_every_panel_from_disk_without_a_network(
+    visit: Visit, browser: Browser, tmp_path: Path
+) -> None:
+    page = visit(position=3)
+    seen = {}
+    for panel in PANELS:
+        page.click(f"#tab-{panel}")
+        settled(page, panel)
+        seen[panel] = page.locator("#panel").inner_text()
+    page.click("#tab-write")
+    settled(page, "write")
+    page.click("#share")
+    with page.expect_download() as downloading:
+        page.locator("#share-dialog .choice button").nth(1).click()
+    file = tmp_path / "saved.html"
+    downloading.value.save_as(file)
+    content = file.read_text(encoding="utf-8")
+    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=", content)
+
+    context = browser.new_context(offline=True, locale="en", viewport={"width": 1280, "height": 900})
+    saved = context.new_page()
+    said: list[str] = []
+    saved.on("console", lambda message: said.append(message.text))
+    saved.on("pageerror", lambda error: said.append(str(error)))
+    saved.goto(file.as_uri())
+    settled(saved, "write")
+    assert saved.input_value("#prompt") == PROMPT
+    assert saved.locator("#chosen").inner_text().startswith("Token 4 of")
+    for panel, text in seen.items():
+        saved.click(f"#tab-{panel}")
+        settled(saved, panel)
+        shown = saved.locator("#panel").inner_text()
+        assert saved.locator("#panel .problem").count() == 0, panel
+        # The first numbers of the panel, in their order; what needs a server is not there.
+        numbers = re.findall(r"\d+\.\d{2,}", text)
+        assert set(re.findall(r"\d+\.\d{2,}", shown)) >= set(numbers), panel
+    saved.click("[data-lang=vi]")
+    settled(saved, PANELS[-1])
+    assert saved.locator("html").get_attribute("lang") == "vi"
+    context.close()
+    assert not said
+
+
+def test_a_picture_is_saved_as_svg_and_png(visit: Visit, tmp_path: Path) -> None:
+    page = visit("training", dark=True)
+    for kind, begins in (("SVG", b"<svg"), ("PNG", b"\x89PNG")):
+        with page.expect_download() as downloading:
+            page.locator(".panel-training .save button", has_text=kind).first.click()
+        assert downloading.value.suggested_filename == f"gptwo-loss.{kind.lower()}"
+        downloading.value.save_as(tmp_path / kind)
+        assert (tmp_path / kind).read_bytes().startswith(begins)

@@ -1,0 +1,111 @@
+"""What if: what a switched-off part, or one from a second prompt, changes, as Python gives it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import gptwo
+from gptwo.infer.sampling import log_probabilities
+from page_visit import PROMPT, Visit, settled
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from gptwo.infer.api import LanguageModel
+
+OTHER = "When John and Mary went to the"
+
+
+def changes(page: Page) -> dict[str, tuple[str, str]]:
+    """By token: the probability after, the change of the logit."""
+    rows = page.locator(".results tbody tr")
+    found = {}
+    for row in rows.all():
+        cells = row.locator("th, td").all_inner_texts()
+        found[cells[0]] = (cells[2], cells[4])
+    return found
+
+
+def expected(model: LanguageModel, **edits: Any) -> dict[str, tuple[str, str]]:
+    before, after = gptwo.explain(model, PROMPT).logits[-1], gptwo.explain(model, PROMPT, **edits).logits[-1]
+    everything = np.arange(len(after))
+    p = np.exp(log_probabilities(after[None], everything[None]))[0]
+    found = {}
+    for token in everything:
+        name = model.tokenizer.decode([int(token)]).replace(" ", "·")
+        share = f"{100 * p[token]:.1f}%" if p[token] >= 0.1 else f"{100 * p[token]:.2f}%"
+        found[name] = (share, f"{after[token] - before[token]:+.2f}".replace("-", "−"))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("brush", "edits"),
+    [
+        (0, {"ablate": [(0, 1), (1, "mlp")]}),
+        (1, {"ablate": [(0, 1, "mean"), (1, "mlp", "mean")]}),
+        (2, {"patch": (OTHER, [(0, 1), (1, "mlp")])}),
+    ],
+    ids=["zero", "mean", "patch"],
+)
+def test_what_changes_is_what_python_gives(
+    visit: Visit, model: LanguageModel, brush: int, edits: dict[str, Any]
+) -> None:
+    page = visit("whatif")
+    page.fill(".second", OTHER)
+    page.locator(".panel-whatif .segments button").nth(brush).click()
+    page.focus("[data-place='0.0']")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("End")
+    page.keyboard.press("Space")
+    page.wait_for_selector(".results:not(.working) .continuation >> nth=1")
+    shown, right = changes(page), expected(model, **edits)
+    assert len(shown) == 12
+    unlike = {token: (pair, right[token]) for token, pair in shown.items() if not alike(pair, right[token])}
+    assert not unlike
+
+
+def alike(shown: tuple[str, str], right: tuple[str, str]) -> bool:
+    """Equal up to the last digit shown: what is rounded may fall to either side."""
+
+    def number(text: str) -> float:
+        return float(text.strip("%<+").replace("−", "-"))
+
+    return (
+        abs(number(shown[0]) - number(right[0])) < 0.11 and abs(number(shown[1]) - number(right[1])) < 0.011
+    )
+
+
+def test_the_heat_map_is_what_python_gives_and_its_squares_are_patched(
+    visit: Visit, model: LanguageModel
+) -> None:
+    page = visit("whatif")
+    page.fill(".second", OTHER)
+    page.click(".panel-whatif .button")
+    page.wait_for_selector(".heat svg")
+    token = int(page.input_value(".panel-whatif select"))
+    before = gptwo.explain(model, PROMPT).logits[-1, token]
+    titles = page.locator(".heat rect title").all_text_contents()
+    for layer in range(model.config.n_layer):
+        for head in range(model.config.n_head):
+            patched = gptwo.explain(model, PROMPT, patch=(OTHER, [(layer, head)])).logits[-1, token]
+            said = titles[layer * model.config.n_head + head]
+            assert said.startswith(f"Layer {layer}, head {head}: ")
+            change = float(said.rsplit(" ", 1)[1].replace("−", "-"))
+            assert change == pytest.approx(patched - before, abs=6e-4)
+    page.locator(".heat rect:not(.ground)").nth(1).click()
+    page.wait_for_selector("[data-place='0.1'][data-value=patch]")
+
+
+def test_prompts_of_two_lengths_are_refused_in_words(visit: Visit) -> None:
+    page = visit("whatif")
+    page.fill(".second", "The")
+    page.locator(".panel-whatif .segments button").nth(2).click()
+    page.click("[data-place='0.0']")
+    said = page.wait_for_selector(".results .problem").inner_text()
+    assert "as many as the first" in said
+    settled(page, "whatif")
