@@ -183,6 +183,7 @@ class TrainConfig:
         "ddp",
         help="several ranks (torchrun): ddp has the whole model on each, fsdp a part of every parameter",
     )
+    force: bool = setting(False, help="begin even where the plan says that the memory is too small")
     track: Literal["none", "tensorboard", "trackio"] = setting(
         "none", help="also write the metrics for a tracker"
     )

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from gptwo.base.device import resolve_device
 from gptwo.base.errors import ConfigError, DataError
+from gptwo.base.units import duration
 from gptwo.config import PRESETS, GPT2Config, TrainConfig
 from gptwo.costs import parameter_count
 from gptwo.data import DataIndex, prepare, split_text
@@ -31,7 +32,7 @@ from gptwo.train.optimizer import build_optimizer
 from gptwo.train.recipes import resolve_recipe
 from gptwo.train.setup import loss_function
 from gptwo.train.step import optimizer_step
-from gptwo.train.terminal import TerminalObserver, duration
+from gptwo.train.terminal import TerminalObserver
 
 _SUFFIXES = frozenset({".py", ".rst", ".txt"})
 _LEFT_OUT = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})

@@ -467,6 +467,37 @@ def test_keys_of_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert {key: output[key] for key in example} == example
 
 
+PLANS = {
+    "plan": [
+        "--device",
+        "a100",
+        "--batch-tokens",
+        "524288",
+        "--tokens",
+        "10e9",
+        "--gpus",
+        "8",
+        "--price",
+        "2",
+    ],
+    "plan --generate": [
+        *("--device", "raspberry-pi-5", "--memory", "8GiB", "--generate", "128", "--slots", "4"),
+        *("--dtype", "int8", "--price", "0.01"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_keys_of_plan(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "gpt2", *PLANS[name], "--json", "-"]) == 0
+    output = json.loads(capsys.readouterr().out)
+    check_section(name, output)
+    section = sections(ROOT / "docs" / "json.md")[f"`gptwo {name}`"]
+    assert f"`gptwo plan gpt2 {' '.join(PLANS[name])} --json -`:" in section
+    (example,) = (json.loads(block.text) for block in blocks(section) if block.language == "json")
+    assert example == output, "the example is another plan than this command's"
+
+
 def test_keys_of_prepare(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check_section(
         "prepare", output_of(["prepare", str(world / "texts"), "--out", str(tmp_path / "d")], capsys)

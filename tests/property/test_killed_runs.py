@@ -193,7 +193,10 @@ def finished(data: Path, run: Path) -> dict[str, bytes]:
     last = checkpoint_path(run, STEPS)
     log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     clocks = {"tokens_per_s", "matmul_share", "data_wait", "memory_bytes", "peak_memory_bytes"}
-    timeless = [{k: v for k, v in r.items() if k not in clocks} for r in log]
+    # A process's plan and what it took are of that process alone.
+    timeless = [
+        {k: v for k, v in r.items() if k not in clocks} for r in log if "plan" not in r and "took" not in r
+    ]
     kept = {name: (last / name).read_bytes() for name in ("model.safetensors", "training.safetensors")}
     return {**kept, "log": json.dumps(timeless).encode()}
 

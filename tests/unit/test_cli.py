@@ -90,7 +90,7 @@ def test_train_keeps_figures_on_standard_error_and_the_result_on_standard_output
     assert advice == f"write with it: gptwo generate {tmp_path / 'run'} --prompt TEXT"
     assert "step 4/4  loss " in outcome.err
     assert "validation loss" in outcome.err
-    assert outcome.err.splitlines()[0].endswith("micro-batches of 3, 3,456 tokens of text"), (
+    assert outcome.err.splitlines()[1].endswith("micro-batches of 3, 3,456 tokens of text"), (
         "one line, unwrapped"
     )
 
@@ -505,7 +505,7 @@ MISTAKES: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ),
     (
         (*ON, "--n-embd", "200000"),
-        ("ConfigError: training 480,", "choose a smaller n_layer, n_embd or context"),
+        ("ConfigError: training 480,", "choose a smaller model, --context"),
     ),
     ((*ON, "--n-layer", str(10**15)), ("ConfigError: training ", "choose a smaller")),
     ((*ON, "--n-embd", LONG_NUMBER + "0"), ("ConfigError: n_embd=", "expected at most 2**63 - 1")),

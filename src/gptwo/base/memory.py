@@ -5,8 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+
+from gptwo.base.errors import ConfigError
+from gptwo.base.units import in_units
 
 # mallopt's numbers, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -88,6 +92,21 @@ def free_memory_bytes(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/
             if group.is_relative_to(root):
                 free = min(free, _left_in(group, *names, most=free))
     return max(0, free)
+
+
+def require_memory(what: str, parts: Mapping[str, int], *, free_bytes: int, where: str, remedy: str) -> None:
+    """``ConfigError``, with every part, when ``parts`` together are more than there is.
+
+    The line: WHAT takes 6.3 GB (weights 2 GB, …), and WHERE has 4 GB free; REMEDY, or --force to try.
+    """
+    needed = sum(parts.values())
+    if needed <= free_bytes:
+        return
+    named = ", ".join(f"{name} {in_units(size)}" for name, size in parts.items() if size)
+    raise ConfigError(
+        f"{what} takes {in_units(needed)} of memory ({named}), and {where} has {in_units(free_bytes)} free; "
+        f"{remedy}, or --force to try it all the same"
+    )
 
 
 def _left_in(group: Path, limit: str, used: str, reclaimable: str, *, most: int) -> int:

@@ -19,6 +19,7 @@ from gptwo.cli import (
     generate,
     info,
     merge,
+    plan,
     prepare,
     quantize,
     serve,
@@ -115,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("serve", serve.add_arguments, "a model over HTTP, for OpenAI's clients"),
         ("explain", explain.add_arguments, "look inside a model: its page in your browser"),
         ("eval", evaluate.add_arguments, "measure a model on a text or a task file"),
+        ("plan", plan.add_arguments, "what a run will cost, before it begins"),
         ("bench", bench.add_arguments, "what a model costs on this machine, beside what the machine allows"),
         ("info", info.add_arguments, "parameters, FLOPs and bytes of a size or a checkpoint"),
     ):

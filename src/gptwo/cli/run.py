@@ -17,6 +17,7 @@ from gptwo.cli.output import INTERRUPTED, add_json, print_json
 from gptwo.config import TrainConfig
 
 if typing.TYPE_CHECKING:
+    from gptwo.perf.plan import TrainingPlan
     from gptwo.train.distributed import World
     from gptwo.train.observer import TrainResult
 
@@ -55,8 +56,8 @@ def carry_out(
     """
     from rich.console import Console
 
+    from gptwo.cli.planned import PlanningObserver
     from gptwo.train.distributed import joined_world
-    from gptwo.train.terminal import TerminalObserver
 
     with joined_world() as world:
         # When torchrun starts a run again that it had begun, nobody is there to add --resume.
@@ -64,12 +65,15 @@ def carry_out(
         # Rank 0 joins the settings, and the others have them from it.
         joined = _joined_settings(arguments, kind, settle, resume=resume) if world.writes else None
         config = kind.from_mapping(world.share(joined), where=arguments.config or command)
-        observer = TerminalObserver(Console(stderr=True))
+        observer = PlanningObserver(Console(stderr=True))
         try:
             done = work(config, resume=resume, observer=observer, world=world)
         finally:
             observer.close()
-        return _tell(done, command, as_json=arguments.json, world=world) if world.writes else 0
+        if not world.writes:
+            return 0
+        observer.ended(done.run)
+        return _tell(done, command, plan=observer.plan, as_json=arguments.json, world=world)
 
 
 def _add_settings(
@@ -119,11 +123,12 @@ def _joined_settings(
     return settings
 
 
-def _tell(done: Done, command: str, *, as_json: bool, world: World) -> int:
+def _tell(done: Done, command: str, *, plan: TrainingPlan | None, as_json: bool, world: World) -> int:
     """Say what a run leaves and how to go on with it; the exit code."""
     result, folder = done.run, shlex.quote(str(done.run.run))
+    took = dataclasses.asdict(result.took) if result.took else None
     if as_json:
-        print_json({**_run_json(result), **done.json})
+        print_json({**_run_json(result), **done.json, "plan": _plan_json(plan), "took": took})
     elif done.line:
         print(done.line)
     if result.stopped_by:
@@ -146,3 +151,11 @@ def _run_json(result: TrainResult) -> dict[str, Any]:
         "stopped_by": result.stopped_by,
         "evaluation": dataclasses.asdict(result.evaluation) if result.evaluation else None,
     }
+
+
+def _plan_json(plan: TrainingPlan | None) -> dict[str, Any] | None:
+    """What ``took`` can be held against; the whole plan is in ``metrics.jsonl``."""
+    if plan is None:
+        return None
+    names = ("steps", "seconds", "seconds_per_step", "tokens_per_s", "peak_memory_bytes")
+    return {name: getattr(plan, name) for name in names}

@@ -5,26 +5,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from gptwo.base.errors import MissingExtraError
 from gptwo.cli.model import add_engine, add_model, load
+from gptwo.cli.size import parse_size
 from gptwo.serve.settings import LOG_FORMATS, ServeSettings, gather_keys
 
-if TYPE_CHECKING:
-    from gptwo.infer.api import LanguageModel
-
-_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 # Of the extra "serve": without any of these there is no server.
 _PACKAGES = ("fastapi", "uvicorn", "httptools", "prometheus_client")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]i?b)?", re.IGNORECASE)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +86,10 @@ def _add_memory(parser: argparse.ArgumentParser) -> None:
         help="tokens whose keys and values are held in memory (default: as many as all slots can use, in at most a "
         "quarter of the free memory)",
     )
-    size.add_argument("--kv-memory", type=_size, metavar="SIZE", help="the same in bytes: 512MB, 2GiB")
+    size.add_argument("--kv-memory", type=parse_size, metavar="SIZE", help="the same in bytes: 512MB, 2GiB")
+    parser.add_argument(
+        "--force", action="store_true", help="begin even where the plan says that the memory is too small"
+    )
     parser.add_argument(
         "--no-prefix-cache",
         action="store_true",
@@ -165,15 +163,8 @@ def _add_number(
         meaning = f"seconds {meaning} (default: {default:g})"
     elif default is not None:
         meaning += f" (default: {default >> 10}KiB)" if unit == "SIZE" else f" (default: {default})"
-    kinds: dict[str, Callable[[str], float]] = {"N": int, "S": float, "SIZE": _size}
+    kinds: dict[str, Callable[[str], float]] = {"N": int, "S": float, "SIZE": parse_size}
     parser.add_argument(flag, type=kinds[unit], dest=name, default=default, metavar=unit, help=meaning)
-
-
-def _size(text: str) -> int:
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected bytes, or as 512MB, 2GiB")
-    return int(float(found[1]) * _UNITS[(found[2] or "").lower()])
 
 
 def run(arguments: argparse.Namespace, on_ready: Callable[[str], None] = lambda url: None) -> int:
@@ -200,19 +191,28 @@ def run(arguments: argparse.Namespace, on_ready: Callable[[str], None] = lambda 
     from gptwo.serve.metrics import Metrics
     from gptwo.serve.server import Server
     from gptwo.serve.service import ModelService
+    from gptwo.serve.serving_plan import ServingPlan, plan_serving
 
     log, metrics = Log(sys.stderr, settings.log_format), Metrics(settings.model_name)
 
-    def load_model() -> LanguageModel:
+    def plan() -> ServingPlan:
         folder = resolve_model(arguments.model)
         say(f"loading {folder}; {url}/health says when it is ready")
-        return load(arguments)
+        return plan_serving(
+            settings,
+            folder,
+            device=arguments.device,
+            engine=arguments.engine,
+            dtype=arguments.dtype,
+            kv_dtype=arguments.kv_dtype,
+            threads=arguments.threads,
+        )
 
     def ready() -> None:
         say(f"listening on {url}")
         on_ready(url)
 
-    service = ModelService(settings, load_model, metrics=metrics, say=say)
+    service = ModelService(settings, lambda: load(arguments), plan=plan, metrics=metrics, say=say)
     server = Server(settings, log=log, metrics=metrics)
     try:
         asyncio.run(server.run(listener, service, ready=ready))

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptwo.base.errors import ConfigError
+from gptwo.config import GPT2Config
 from gptwo.model.gpt2 import GPT2
 
 if TYPE_CHECKING:
@@ -89,6 +90,13 @@ def add_lora(model: GPT2, config: LoraConfig, *, seed: int) -> None:
             with torch.no_grad():
                 adapted.lora_A.copy_(drawn)
             setattr(owner, name, adapted)
+
+
+def adapter_parameters(shape: GPT2Config, config: LoraConfig) -> int:
+    """How many parameters ``add_lora`` trains: L · Σ r·(inputs + outputs) over the projections."""
+    D, F = shape.n_embd, shape.mlp_width
+    sides = {"qkv": 4 * D, "output": 2 * D, "up": D + F, "down": D + F}
+    return shape.n_layer * config.rank * sum(sides[name] for name in set(config.targets))
 
 
 def adapters(model: GPT2) -> Iterator[tuple[str, LoraLinear]]:

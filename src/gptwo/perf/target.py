@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from gptwo.base.memory import free_memory_bytes
 from gptwo.infer.engines import has_accelerator
@@ -44,16 +46,18 @@ def find_target(
     *,
     threads: int | None = None,
     measure: bool = False,
+    say: Callable[[str], None] = lambda line: None,
     memory_bytes: int | None = None,
     link_bytes_per_s: float | None = None,
 ) -> Target:
     """The device ``auto | cpu | cuda[:n] | mps`` of this machine, or the one of that name in the table of machines.
 
-    ``measure`` takes some seconds, once: else a device that is here has the ceilings of an earlier time, or none.
+    ``measure`` takes half a minute, once, and ``say`` is told; else a device that is here has the ceilings of an
+    earlier time, or none.
     ``memory_bytes`` and ``link_bytes_per_s`` replace what is known. ``DeviceError`` for a device that is neither.
     """
     if name.partition(":")[0] in _HERE:
-        found = _here(name, threads=threads, measure=measure)
+        found = _here(name, partial(_ceilings, threads=threads, measure=measure, say=say))
     else:
         known = machine(name)
         found = Target(
@@ -71,14 +75,24 @@ def find_target(
     )
 
 
-def _here(name: str, *, threads: int | None, measure: bool) -> Target:
+def _ceilings(
+    device: str, *, threads: int | None, measure: bool, say: Callable[[str], None]
+) -> Ceilings | None:
+    found = cached_ceilings(device, threads, measure=False)
+    if found is None and measure:
+        say(f"measuring {device}, once: half a minute, in which nothing else should run")
+        found = cached_ceilings(device, threads, measure=True)
+    return found
+
+
+def _here(name: str, ceilings: Callable[[str], Ceilings | None]) -> Target:
     if name == "cpu" or (name == "auto" and not has_accelerator()):
         return Target(
             device="cpu",
             title=processor(),
             memory_bytes=free_memory_bytes(),
             has_bf16=False,
-            measured=cached_ceilings("cpu", threads, measure=measure),
+            measured=ceilings("cpu"),
         )
     import torch
 
@@ -91,5 +105,5 @@ def _here(name: str, *, threads: int | None, measure: bool) -> Target:
         title=torch.cuda.get_device_name(device) if on_cuda else device.type,
         memory_bytes=torch.cuda.mem_get_info(device)[0] if on_cuda else free_memory_bytes(),
         has_bf16=on_cuda and torch.cuda.is_bf16_supported(including_emulation=False),
-        measured=cached_ceilings(str(device), threads, measure=measure),
+        measured=ceilings(str(device)),
     )

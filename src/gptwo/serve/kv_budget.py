@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gptwo.base.errors import ConfigError
+from gptwo.base.memory import require_memory
+from gptwo.base.units import in_units
 from gptwo.serve.settings import ServeSettings
 
-# Of the memory that is free once the model is loaded. A quarter leaves room for the machine's other work and for what
-# grows beside the cache: logits, requests, the pages of weights that are not in memory yet.
+# Of the memory that the model leaves free. A quarter leaves room for the machine's other work and for what grows beside
+# the cache: logits, requests.
 _SHARE = 0.25
 # What may be asked for at most; more than this and the system begins to swap, or ends the process.
 _MOST = 0.8
@@ -24,21 +27,29 @@ class KVBudget:
 
 
 def kv_budget(
-    settings: ServeSettings, *, context: int, bytes_per_token: int, free_bytes: int, paged: bool
+    settings: ServeSettings,
+    *,
+    context: int,
+    bytes_per_token: int,
+    model_bytes: Mapping[str, int],
+    free_bytes: int,
+    paged: bool,
 ) -> KVBudget:
-    """slots · C tokens, which is all that can be used, or what a quarter of the free memory holds, but C at least.
+    """slots · C tokens, which is all that can be used, or what a quarter of the memory left holds, but C at least.
 
-    ``kv_tokens`` and ``kv_memory_bytes`` say otherwise. An engine that is not ``paged`` has C tokens for each slot, so
-    there are fewer slots where memory is short. ``ConfigError``, with the numbers, for less than one text of C tokens,
-    and for more than four fifths of the free memory.
+    ``free_bytes`` are those before the model is loaded, ``model_bytes`` the parts that it takes of them. ``kv_tokens``
+    and ``kv_memory_bytes`` say otherwise. An engine that is not ``paged`` has C tokens for each slot, so there are
+    fewer slots where memory is short. ``ConfigError``, with the numbers, for less than one text of C tokens. Unless
+    ``force`` is set also when one text does not fit beside the model, and for more than four fifths of what it leaves.
     """
     usable = settings.slots * context
+    left = max(0, free_bytes - sum(model_bytes.values()))
     if settings.kv_tokens is not None:
         tokens = settings.kv_tokens
     elif settings.kv_memory_bytes is not None:
         tokens = settings.kv_memory_bytes // bytes_per_token
     else:
-        tokens = max(context, int(_SHARE * free_bytes) // bytes_per_token)
+        tokens = max(context, int(_SHARE * left) // bytes_per_token)
     tokens = min(tokens, usable)
     if tokens < context:
         raise ConfigError(
@@ -46,17 +57,8 @@ def kv_budget(
             f"model's context of {context:,}; expected --kv-tokens {context} or more, "
             f"--kv-memory {in_units(context * bytes_per_token)}"
         )
-    most = int(_MOST * free_bytes) // bytes_per_token
-    if tokens > most:
-        raise ConfigError(
-            f"KV memory for {tokens:,} tokens takes {in_units(tokens * bytes_per_token)}, and of this machine's "
-            f"memory {in_units(free_bytes)} are free; expected at most {most:,} tokens, which is four fifths of that"
-            + (
-                ""
-                if most >= context
-                else f", but one text takes {context:,}: free some memory, or take a smaller model"
-            )
-        )
+    if not settings.force:
+        _require_room(tokens, context, bytes_per_token, model_bytes, free_bytes=free_bytes, left=left)
     slots = settings.slots
     if not paged:
         slots = tokens // context
@@ -64,9 +66,29 @@ def kv_budget(
     return KVBudget(slots, tokens, tokens * bytes_per_token)
 
 
-def in_units(size: int) -> str:
-    """Bytes for people, in powers of 1000: ``2.42 GB``."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size} bytes"
+def _require_room(
+    tokens: int,
+    context: int,
+    bytes_per_token: int,
+    model_bytes: Mapping[str, int],
+    *,
+    free_bytes: int,
+    left: int,
+) -> None:
+    most = int(_MOST * left) // bytes_per_token
+    if most < context:
+        # What one text may take at most is a part of what there must be.
+        one_text = {f"a text of {context:,} tokens and some room": int(context * bytes_per_token / _MOST)}
+        require_memory(
+            "serving this model",
+            {**model_bytes, **one_text},
+            free_bytes=free_bytes,
+            where="this machine",
+            remedy="end other programs, take a smaller model, --dtype int8",
+        )
+    if tokens > most:
+        raise ConfigError(
+            f"KV memory for {tokens:,} tokens takes {in_units(tokens * bytes_per_token)}, and beside the model "
+            f"{in_units(left)} of this machine's memory are free; expected at most {most:,} tokens, which is four "
+            "fifths of that, or --force to try it all the same"
+        )

@@ -1,4 +1,4 @@
-"""A model as a service: loaded, its memory measured, the writer beside it, and the routes over both."""
+"""A model as a service: planned, loaded, the writer beside it, and the routes over both."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 from starlette.middleware.cors import CORSMiddleware
 
+from gptwo.base.units import in_units
+from gptwo.perf.cases import peak_memory_bytes
 from gptwo.serve.app import create_app
 from gptwo.serve.hosts import HostCheck, is_loopback
-from gptwo.serve.kv_budget import KVBudget, in_units, kv_budget
+from gptwo.serve.kv_budget import KVBudget
 from gptwo.serve.serving import Serving
+from gptwo.serve.serving_plan import ServingPlan
 from gptwo.serve.writer import Writer
 
 if TYPE_CHECKING:
@@ -27,17 +30,23 @@ _CORS_HEADERS = ("authorization", "content-type", "x-request-id", "openai-organi
 
 
 class ModelService:
-    """``server.Service`` of the model that ``load`` gives. ``say`` is told in a few lines what was made of it."""
+    """``server.Service`` of the model that ``load`` gives, after ``plan`` has said what it will take.
+
+    ``say`` is told both in a few lines, and at the end what it really took.
+    """
 
     def __init__(
         self,
         settings: ServeSettings,
         load: Callable[[], LanguageModel],
         *,
+        plan: Callable[[], ServingPlan],
         metrics: Metrics,
         say: Callable[[str], None],
     ) -> None:
         self._load = load
+        self._make_plan = plan
+        self._plan: ServingPlan | None = None
         self._say = say
         self._metrics = metrics
         self._serving = Serving(settings, metrics)
@@ -56,20 +65,16 @@ class ModelService:
             )
 
     def build(self) -> None:
-        """Load the model and take its memory. Errors as ``gptwo.load`` and ``kv_budget``."""
+        """Plan, load the model, take its memory. Errors as ``plan_serving`` and ``gptwo.load``."""
         settings = self._serving.settings
+        self._plan = self._make_plan()
+        self._say(self._plan.line())
         began = time.perf_counter()
         model = self._load()
         self._serving.model = model
         self._serving.prepare()
         loaded_s = time.perf_counter() - began
-        budget = kv_budget(
-            settings,
-            context=model.config.context,
-            bytes_per_token=model.engine.kv_bytes_per_token,
-            free_bytes=model.engine.free_memory_bytes(),
-            paged=model.engine.paged,
-        )
+        budget = self._plan.budget
         self._writer = Writer(
             model,
             slots=budget.slots,
@@ -98,8 +103,12 @@ class ModelService:
 
     async def close(self, grace_s: float) -> None:
         self._serving.ready = False
-        await self._serving.open_writer.close(grace_s)
+        writer = self._serving.open_writer
+        await writer.close(grace_s)
         gc.unfreeze()
+        if self._plan is not None:
+            peak = peak_memory_bytes(self._plan.generation.device)
+            self._say(self._plan.took_line(tokens=writer.wrote, seconds=writer.ran_s, peak_memory_bytes=peak))
 
 
 def _memory(settings: ServeSettings, budget: KVBudget, context: int) -> str:

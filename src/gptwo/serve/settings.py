@@ -50,6 +50,8 @@ class ServeSettings:
     kv_tokens: int | None = None
     """Tokens whose keys and values are held in memory; None: ``kv_memory_bytes``, or what ``kv_budget`` finds right."""
     kv_memory_bytes: int | None = None
+    force: bool = False
+    """Begin though the plan says that the memory is too small."""
     prefix_cache: bool = True
     """Keep keys and values of texts that have ended until their memory is needed, for prompts that begin alike."""
 

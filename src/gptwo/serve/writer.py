@@ -80,6 +80,10 @@ class Writer:
         self._loop: asyncio.AbstractEventLoop | None = None
         # To the engine's thread alone.
         self._texts: dict[Row, Text] = {}
+        self.wrote = 0
+        """Tokens, of all texts."""
+        self.ran_s = 0.0
+        """Seconds that the model ran, prompts among them."""
         context = self._engine.config.context
         session = self._engine.start(slots=slots, capacity=context, pool=cache_tokens)
         scheduler = Scheduler(session, chunk=CHUNK, chunk_alone=CHUNK_ALONE, reuse=prefix_cache)
@@ -213,6 +217,8 @@ class Writer:
         begins = time.perf_counter()
         outcomes = self._batch.step()
         now = time.perf_counter()
+        self.ran_s += now - begins
+        self.wrote += sum(len(outcome.tokens) for outcome in outcomes)
         for outcome in outcomes:
             text = self._texts[outcome.row]
             if text.begun is None:

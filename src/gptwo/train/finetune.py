@@ -19,7 +19,7 @@ from gptwo.checkpoint.weights import load_weights
 from gptwo.data.examples import read_examples
 from gptwo.data.index import is_prepared
 from gptwo.model import GPT2
-from gptwo.model.lora import LoraConfig, add_lora
+from gptwo.model.lora import LoraConfig, adapter_parameters, add_lora
 from gptwo.tokenizer import Tokenizer
 from gptwo.train.distributed import ALONE, World
 from gptwo.train.examples_source import PackedExamples
@@ -31,10 +31,9 @@ from gptwo.train.finetune_config import (
 )
 from gptwo.train.loop import TrainingRun
 from gptwo.train.metrics import read_metrics
-from gptwo.train.micro_batch import FROZEN_BYTES_PER_PARAMETER, TRAINING_BYTES_PER_PARAMETER
 from gptwo.train.observer import Observer, Silent, TrainResult
 from gptwo.train.run_folder import METRICS_NAME, starting_point
-from gptwo.train.setup import require_memory
+from gptwo.train.setup import require_room
 from gptwo.train.source import PreparedText, Source
 from gptwo.train.task import restore_weights, save_model
 
@@ -120,9 +119,8 @@ class Finetuning:
 
     def model(self, start: Path | None, device: torch.device) -> GPT2:
         shape = dataclasses.replace(self._shape, **self.config.model_changes())
-        require_memory(
-            shape, device, FROZEN_BYTES_PER_PARAMETER if self._lora else TRAINING_BYTES_PER_PARAMETER
-        )
+        adapters = adapter_parameters(shape, self._lora) if self._lora else None
+        require_room(self.config, shape, device, adapters=adapters)
         model = GPT2(shape, device="meta", checkpoint_activations=self.config.checkpoint_activations)
         stored = load_weights(self._folder, device=device)
         if self._lora:

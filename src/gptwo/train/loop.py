@@ -20,9 +20,9 @@ from gptwo.train.evaluate import Evaluation, EvaluationError
 from gptwo.train.guard import BAD_IN_A_ROW, MOST_ROLLBACKS, Guard
 from gptwo.train.interrupt import StopRequest
 from gptwo.train.interval import Interval
-from gptwo.train.observer import Observer, RunStart, Silent, TrainResult
+from gptwo.train.observer import Observer, Silent, TrainResult
 from gptwo.train.optimizer import build_optimizer, restore_optimizer
-from gptwo.train.report import Report
+from gptwo.train.report import Report, describe_run
 from gptwo.train.run_folder import run_folder, starting_point
 from gptwo.train.sample import sample_text, with_possible_prompt
 from gptwo.train.schedule import schedule_factor
@@ -85,7 +85,9 @@ class TrainingRun:
             return self._run()
         with run_folder(self._config) as self._folder:
             self._world.note_begun()
-            start = self._description()
+            start = describe_run(
+                self._config, self._model, self._source, self._world, device=self._device, step=self._step
+            )
             self._report = Report(
                 start,
                 self._source,
@@ -127,17 +129,6 @@ class TrainingRun:
         took = self._report.ended(self._step) if self._world.writes else None
         saved = checkpoint_path(self._folder, self._step)
         return TrainResult(self._folder, saved, self._step, self._evaluation, stopped_by, took)
-
-    def _description(self) -> RunStart:
-        return RunStart(
-            config=self._config,
-            model=self._model.config,
-            parameters=sum(p.numel() for p in self._model.parameters()),
-            train_tokens=self._source.tokens,
-            device=self._world.describe(self._device, self._config.parallel),
-            first_step=self._step,
-            ranks=self._world.size,
-        )
 
     def _should_save(self, *, before_evaluation: bool) -> bool:
         """When its turn has come, and before an evaluation, which may fail; in a spike it waits for a good step."""

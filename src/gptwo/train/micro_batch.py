@@ -1,4 +1,4 @@
-"""How a step's sequences are cut into micro-batches that fit the free memory.
+"""What a run takes of the memory, and how a step's sequences are cut into micro-batches that fit. No torch for a CPU.
 
 Without dropout the loss does not depend on the cut. With it, another cut draws other values to drop, which is why a
 run keeps its own.
@@ -6,18 +6,20 @@ run keeps its own.
 
 from __future__ import annotations
 
-import psutil
-import torch
+from typing import TYPE_CHECKING
 
 from gptwo.base.errors import ConfigError
+from gptwo.base.memory import free_memory_bytes
 from gptwo.config import GPT2Config
 from gptwo.costs import activation_bytes, parameter_count
+
+if TYPE_CHECKING:
+    import torch
 
 # Of the free memory, what a step's activations may take; the rest is for fragmentation and other programs.
 _SHARE = 0.5
 # In fp32: weights, gradients and AdamW's two moments.
-TRAINING_BYTES_PER_PARAMETER = 16
-FROZEN_BYTES_PER_PARAMETER = 4
+_TRAINING_BYTES_PER_PARAMETER = 16
 
 
 def sequences_per_step(batch_tokens: int, context: int) -> int:
@@ -34,15 +36,10 @@ def sequences_per_step(batch_tokens: int, context: int) -> int:
 def free_bytes(device: torch.device) -> int:
     """Memory that is free now on the device: the GPU's own, else the machine's."""
     if device.type == "cuda":
+        import torch
+
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
-
-
-def total_bytes(device: torch.device) -> int:
-    """All memory of the device, free or not."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[1])
-    return int(psutil.virtual_memory().total + psutil.swap_memory().total)
+    return free_memory_bytes()
 
 
 def derive_micro_batch(
@@ -60,7 +57,7 @@ def derive_micro_batch(
     What every parameter takes beside them is taken off first, divided by the ranks that it is sharded over.
     """
     each = activation_bytes(config, checkpoint_activations=checkpoint_activations, fused=fused, on_cpu=on_cpu)
-    parameter_bytes = TRAINING_BYTES_PER_PARAMETER * parameter_count(config) // parameter_ranks
+    parameter_bytes = _TRAINING_BYTES_PER_PARAMETER * parameter_count(config) // parameter_ranks
     for_activations = _SHARE * (available_bytes - parameter_bytes)
     fits = max(1, int(for_activations) // each)
     pieces = -(-sequences // min(fits, sequences))

@@ -18,6 +18,7 @@ class RunStart:
     config: TrainConfig
     model: GPT2Config
     parameters: int
+    trained_parameters: int
     train_tokens: int
     device: str
     first_step: int

@@ -11,8 +11,11 @@ from typing import Any
 import torch
 
 from gptwo.checkpoint.runs import checkpoint_path
+from gptwo.config import TrainConfig
 from gptwo.costs import training_flops
+from gptwo.model import GPT2
 from gptwo.train.ceiling import matmul_ceiling
+from gptwo.train.distributed import World
 from gptwo.train.evaluate import Evaluation
 from gptwo.train.guard import Guard
 from gptwo.train.interval import Interval
@@ -24,6 +27,22 @@ from gptwo.train.run_folder import METRICS_NAME
 from gptwo.train.schedule import learning_rate
 from gptwo.train.source import Source
 from gptwo.train.track import open_tracker
+
+
+def describe_run(
+    config: TrainConfig, model: GPT2, source: Source, world: World, *, device: torch.device, step: int
+) -> RunStart:
+    """What the observer is told of a run that goes on after ``step``."""
+    return RunStart(
+        config=config,
+        model=model.config,
+        parameters=sum(p.numel() for p in model.parameters()),
+        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        train_tokens=source.tokens,
+        device=world.describe(device, config.parallel),
+        first_step=step,
+        ranks=world.size,
+    )
 
 
 class Report:

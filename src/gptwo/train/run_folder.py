@@ -37,6 +37,7 @@ _MAY_CHANGE = frozenset(
         "save_every",
         "keep_last",
         "log_every",
+        "force",
     }
     | {"sample_prompt", "sample_tokens", "track", "parallel", "compile"}
 )

@@ -11,22 +11,20 @@ import torch
 from torch import Tensor
 
 from gptwo.base.errors import ConfigError
-from gptwo.base.memory import keep_freed_memory
+from gptwo.base.memory import keep_freed_memory, require_memory
 from gptwo.checkpoint.released_config import read_config
 from gptwo.checkpoint.resolve import resolve_model
 from gptwo.checkpoint.vocabulary import require_same_vocabulary
 from gptwo.checkpoint.weights import load_weights
 from gptwo.config import PRESETS, GPT2Config, TrainConfig
-from gptwo.costs import parameter_count
+from gptwo.costs import parameter_count, training_memory, weight_bytes
 from gptwo.model import GPT2, build_model
 from gptwo.tokenizer import Tokenizer
 from gptwo.train.distributed import ALONE, World
 from gptwo.train.micro_batch import (
-    TRAINING_BYTES_PER_PARAMETER,
     derive_micro_batch,
     free_bytes,
     sequences_per_step,
-    total_bytes,
 )
 from gptwo.train.recipes import resolve_recipe
 from gptwo.train.step import LossSum
@@ -46,7 +44,7 @@ def build_or_load(
     checkpointing = config.checkpoint_activations
     if start is None and config.model in PRESETS:
         shape = dataclasses.replace(PRESETS[config.model], **changes, vocab_size=tokenizer.vocab_size)
-        require_memory(shape, device)
+        require_room(config, shape, device)
         return build_model(shape, seed=config.seed, device=device, checkpoint_activations=checkpointing)
     folder = start or resolve_model(config.model)
     stored = read_config(folder)
@@ -58,26 +56,49 @@ def build_or_load(
                 f"{name}={changes[name]} differs from the {getattr(stored, name)} of {str(folder)!r}; leave it out"
             )
     shape = dataclasses.replace(stored, **changes)
-    require_memory(shape, device)
+    require_room(config, shape, device)
     model = GPT2(shape, device="meta", checkpoint_activations=checkpointing)
     model.load_state_dict(load_weights(folder, device=device, dtype=torch.float32), assign=True)
     return model
 
 
-def require_memory(
-    shape: GPT2Config, device: torch.device, bytes_per_parameter: int = TRAINING_BYTES_PER_PARAMETER
+def require_room(
+    config: TrainConfig, shape: GPT2Config, device: torch.device, *, adapters: int | None = None
 ) -> None:
-    """Raises ``ConfigError`` for a model that cannot train in this machine's memory, before any of it is taken.
+    """``ConfigError``, with the numbers, for a run that does not fit what is free, before any of it is taken.
 
-    Activations come on top.
+    Of a micro-batch that is not given, one sequence has to fit. ``adapters`` are the parameters trained beside a frozen
+    model. ``force`` lets all of them begin. Of a sharded model rank 0's whole weights alone are looked at.
     """
-    parameters, there = parameter_count(shape), total_bytes(device)
-    needed = bytes_per_parameter * parameters
-    if needed > there:
-        raise ConfigError(
-            f"training {parameters:,} parameters takes {needed:,} bytes without activations, and {device} has "
-            f"{there:,}; choose a smaller n_layer, n_embd or context"
+    if config.force:
+        return
+    free, parts = free_bytes(device), {"weights alone": weight_bytes(shape)}
+    # What is far too large for its weights alone is not counted block by block.
+    if config.parallel != "fsdp" and weight_bytes(shape) <= free:
+        parts = training_memory(
+            shape,
+            micro_batch=config.micro_batch or 1,
+            optimizer="muon" if resolve_recipe(config, shape).optimizer == "muon" else "adamw",
+            checkpoint_activations=config.checkpoint_activations,
+            dtype="bf16" if resolve_dtype(config.dtype, device) == "bf16" else "fp32",
+            fused=adapters is None and is_fused(config, device),
+            device="cuda" if device.type == "cuda" else "cpu",
+            trained_parameters=adapters,
         )
+    sequences = f"{config.micro_batch} sequences" if (config.micro_batch or 1) > 1 else "one sequence"
+    require_memory(
+        f"training {parameter_count(shape):,} parameters on {sequences} at a time",
+        parts,
+        free_bytes=free,
+        where=str(device),
+        remedy="choose a smaller model, --context or --micro-batch, --checkpoint-activations",
+    )
+
+
+def is_fused(config: TrainConfig, device: torch.device) -> bool:
+    """Whether the blocks' layers run fused (``model/fused_linear.py``), which keep less for the backward pass."""
+    dtype, compiled = resolve_dtype(config.dtype, device), resolve_compile(config.compile, device)
+    return device.type == "cpu" and dtype == "fp32" and not compiled
 
 
 def resolve_dtype(dtype: DType, device: torch.device) -> DType:
@@ -124,7 +145,7 @@ def resolve_for_machine(config: TrainConfig, model: GPT2, world: World = ALONE) 
             available_bytes=free_bytes(device) // (1 if device.type == "cuda" else world.local_size),
             checkpoint_activations=config.checkpoint_activations,
             on_cpu=device.type == "cpu",
-            fused=device.type == "cpu" and dtype == "fp32" and not compile_step,
+            fused=is_fused(config, device),
             parameter_ranks=world.size if config.parallel == "fsdp" else 1,
         )
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from gptwo.base.units import duration
 from gptwo.train.evaluate import Evaluation
 from gptwo.train.observer import RunStart, StepReport
 
@@ -32,7 +35,7 @@ class TerminalObserver:
         )
         self._task = self._bar.add_task("training", total=None, figures="")
 
-    def started(self, start: RunStart) -> None:
+    def started(self, start: RunStart) -> Mapping[str, Any] | None:
         model, config = start.model, start.config
         self._steps = config.steps
         self._next_line = start.first_step
@@ -48,6 +51,7 @@ class TerminalObserver:
         )
         self._bar.update(self._task, total=config.steps, completed=start.first_step)
         self._bar.start()
+        return None
 
     def stepped(self, report: StepReport) -> None:
         progress, machine = _figures(report)
@@ -94,13 +98,3 @@ def _figures(report: StepReport) -> tuple[str, str]:
         f"{gradient}{report.matmul_share:.0%} of peak  data wait {report.data_wait:.1%}  "
         f"{report.memory_bytes / 2**20:,.0f} MiB",
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: 42 s, 3 min 05 s, 2 h 10 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -7,13 +7,20 @@ from typing import Any
 import pytest
 
 from gptwo.base.errors import ConfigError
-from gptwo.serve.kv_budget import KVBudget, in_units, kv_budget
+from gptwo.serve.kv_budget import KVBudget, kv_budget
 from gptwo.serve.settings import ServeSettings
 
 
-def budget(free_bytes: int, *, paged: bool = True, **settings: Any) -> KVBudget:
+def budget(left: int, *, paged: bool = True, **settings: Any) -> KVBudget:
     chosen = ServeSettings(**{"slots": 8, **settings})
-    return kv_budget(chosen, context=1000, bytes_per_token=100, free_bytes=free_bytes, paged=paged)
+    return kv_budget(
+        chosen,
+        context=1000,
+        bytes_per_token=100,
+        model_bytes={"weights": 70_000, "workspace": 30_000},
+        free_bytes=left + 100_000,
+        paged=paged,
+    )
 
 
 def test_all_that_the_slots_can_use_where_there_is_room() -> None:
@@ -51,10 +58,20 @@ def test_what_is_not_there_is_refused_with_numbers() -> None:
     with pytest.raises(ConfigError) as caught:
         budget(500_000, kv_tokens=5000)
     assert "5,000 tokens takes 500 kB" in str(caught.value)
-    assert "500 kB are free; expected at most 4,000 tokens" in str(caught.value)
-    with pytest.raises(ConfigError, match="one text takes 1,000: free some memory, or take a smaller model"):
-        budget(100_000)
+    assert "beside the model 500 kB of this machine's memory are free; expected at most 4,000" in str(
+        caught.value
+    )
+    assert budget(500_000, kv_tokens=5000, force=True).tokens == 5000
 
 
-def test_bytes_for_people() -> None:
-    assert [in_units(size) for size in (12, 1500, 2_420_000_000)] == ["12 bytes", "1.5 kB", "2.42 GB"]
+def test_a_model_beside_which_no_text_fits_is_refused_with_its_parts() -> None:
+    assert budget(125_000).tokens == 1000
+    with pytest.raises(ConfigError) as caught:
+        budget(124_000)
+    assert str(caught.value) == (
+        "serving this model takes 225 kB of memory (weights 70 kB, workspace 30 kB, a text of 1,000 tokens and some "
+        "room 125 kB), and this machine has 224 kB free; end other programs, take a smaller model, --dtype int8, "
+        "or --force to try it all the same"
+    )
+    assert budget(124_000, force=True) == KVBudget(8, 1000, 100_000)
+    assert budget(-50_000, force=True).tokens == 1000, "not even the weights fit"

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,11 +23,12 @@ from tiny_service import LONG_S, answer, request, until
 
 import gptwo
 from command import command, command_line
+from gptwo.base.units import in_units
 from gptwo.cli import build_parser, serve
 from gptwo.config import GPT2Config
-from gptwo.serve.kv_budget import in_units
 from gptwo.serve.metrics import Metrics
 from gptwo.serve.service import ModelService
+from gptwo.serve.serving_plan import plan_serving
 from gptwo.serve.settings import ServeSettings
 from gptwo.tokenizer import build_byte
 from random_checkpoint import write_random_checkpoint
@@ -70,7 +72,7 @@ def test_every_setting_has_a_flag(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         --cors https://a.org --slots 2 --queue 3 --kv-memory 1.5GiB --no-prefix-cache --max-prompt-tokens 4 --max-n 5
         --max-best-of 6 --max-total-tokens 7 --max-body 8kB --max-header-bytes 9KiB --max-headers 10 --header-time 11
         --body-time 12.5 --idle-time 13 --write-time 14 --max-connections 15 --ping 16 --grace 0 --log-format text
-        --log-prompts --no-explain --explain-queue 16 --explain-memory 17MB
+        --log-prompts --no-explain --explain-queue 16 --explain-memory 17MB --force
     """.replace("KEYS", str(tmp_path / "keys"))
     given = settings(*flags.split())
     assert given == ServeSettings(
@@ -102,6 +104,7 @@ def test_every_setting_has_a_flag(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         grace_s=0,
         log_format="text",
         log_prompts=True,
+        force=True,
     )
     assert settings("m", "--kv-tokens", 100).kv_tokens == 100
     # A setting that has come since and is not above would be found here.
@@ -170,7 +173,13 @@ def test_other_commands_do_not_pay_for_it() -> None:
 def service_of(model: Path, **changed: Any) -> ModelService:
     chosen = ServeSettings(**{"slots": 2, **changed})
     loaded = partial(gptwo.load, model, engine="native", threads=1)
-    return ModelService(chosen, loaded, metrics=Metrics(), say=lambda line: None)
+    return ModelService(
+        chosen,
+        loaded,
+        plan=partial(plan_serving, chosen, model, engine="native", threads=1),
+        metrics=Metrics(),
+        say=lambda line: None,
+    )
 
 
 def test_what_is_loaded_is_loading_until_it_is_open_and_then_no_work_for_the_collector(model: Path) -> None:
@@ -257,7 +266,7 @@ def test_it_says_what_it_serves_and_ends_well(model: Path) -> None:
     ) as process:
         assert process.stdout is not None
         try:
-            lines = [process.stdout.readline() for _ in range(4)]
+            lines = [process.stdout.readline() for _ in range(5)]
             port = int(lines[-1].rpartition(":")[2])
             with socket.create_connection(("127.0.0.1", port), timeout=LONG_S) as client:
                 body = json.dumps({"prompt": "The", "max_tokens": 3, "ignore_eos": True}).encode()
@@ -271,8 +280,11 @@ def test_it_says_what_it_serves_and_ends_well(model: Path) -> None:
         finally:
             process.kill()
     assert process.returncode == 0, errors
-    assert rest == "False\n", "torch was loaded"
-    loading, engine, memory, listening = lines
+    took, torch_was_loaded = rest.splitlines()
+    assert torch_was_loaded == "False"
+    loading, plan, engine, memory, listening = lines
+    assert re.match(r"plan: [\d.]+ MB of memory at most \(.*weights .*kv .*\) of [\d.]+ GB free; ", plan)
+    assert re.match(r"took: [\d.]+ MB of memory at most \(plan: [\d.]+ MB\), 3 tokens written at ", took)
     assert loading.startswith(f"loading {model}; http://0.0.0.0:{port}/health says when it is ready")
     assert engine.startswith("small: native on cpu in fp32 (")
     size = in_units(128 * gptwo.load(model, engine="native").engine.kv_bytes_per_token)
@@ -302,7 +314,7 @@ def test_on_this_machine_alone_or_with_a_key_it_does_not_warn(model: Path) -> No
         ) as process:
             assert process.stdout is not None
             try:
-                lines = [process.stdout.readline() for _ in range(4)]
+                lines = [process.stdout.readline() for _ in range(5)]
                 process.send_signal(signal.SIGINT)
                 _, errors = process.communicate(timeout=LONG_S)
             finally:

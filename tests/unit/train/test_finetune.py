@@ -23,8 +23,10 @@ from gptwo.checkpoint.store import load_training_state, save_checkpoint
 from gptwo.checkpoint.tensor_file import read_tensor_file
 from gptwo.checkpoint.weights import load_weights
 from gptwo.config import GPT2Config
+from gptwo.costs import parameter_count
 from gptwo.data.examples import read_examples
 from gptwo.model import build_model
+from gptwo.model.lora import LoraConfig, adapter_parameters, add_lora
 from gptwo.tokenizer.build import build_byte
 from gptwo.train import run_folder
 from gptwo.train.evaluate import Evaluation
@@ -33,6 +35,7 @@ from gptwo.train.finetune import FinetuneResult, finetune
 from gptwo.train.finetune_config import FULL_LR_BY_WIDTH, LORA_LR_BY_WIDTH, FinetuneConfig
 from gptwo.train.metrics import read_metrics
 from gptwo.train.observer import Silent
+from gptwo.train.setup import require_room
 from tolerance import Tolerance
 
 SHAPE = GPT2Config(n_layer=2, n_head=2, n_embd=16, context=24, vocab_size=257, dropout=0.1)
@@ -365,15 +368,26 @@ def test_too_long_examples_are_counted_and_said(settings: Settings, tmp_path: Pa
         )
 
 
-def test_adapters_need_the_memory_of_the_base_alone(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_adapters_need_the_memory_of_the_base_and_little_more(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gptwo.costs import parameter_count
+    wide = GPT2Config(n_layer=4, n_head=4, n_embd=256, context=8, vocab_size=16)
+    config, device = settings(**LORA), torch.device("cpu")
+    # Weights are 4 bytes each; all that training them takes is 16 and more.
+    monkeypatch.setattr("gptwo.train.setup.free_bytes", lambda device: 8 * parameter_count(wide))
+    require_room(config, wide, device, adapters=adapter_parameters(wide, LoraConfig(rank=2, alpha=4)))
+    with pytest.raises(
+        ConfigError, match=r"of memory \(weights .*, optimizer .*\), and cpu has .* free; choose a "
+    ):
+        require_room(config, wide, device)
 
-    monkeypatch.setattr("gptwo.train.setup.total_bytes", lambda device: 8 * parameter_count(SHAPE))
-    with pytest.raises(ConfigError, match="bytes without activations, and cpu has"):
-        finetune(settings(steps=1))
-    finetune(settings(**LORA, steps=1))
+
+def test_the_number_of_adapter_parameters() -> None:
+    model = build_model(SHAPE, seed=0, device="cpu")
+    lora = LoraConfig(rank=3, alpha=6, targets=("qkv", "down"))
+    add_lora(model, lora, seed=0)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert adapter_parameters(SHAPE, lora) == trained
 
 
 def test_a_base_that_changed_is_not_resumed(settings: Settings, base: Path, tmp_path: Path) -> None:

@@ -11,31 +11,10 @@ from gptwo.data import PrepareProgress
 from gptwo.data.terminal import prepare_bar
 from gptwo.train.evaluate import Evaluation
 from gptwo.train.observer import RunStart, StepReport
-from gptwo.train.terminal import TerminalObserver, duration
+from gptwo.train.terminal import TerminalObserver
 
 EVALUATION = Evaluation(nats_per_token=1.25, nats_per_byte=0.625, tokens=100, bytes=200)
 SAMPLE = "\nclass [bold]Fox[/bold]:\n    quick = '[/]'"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        (0, "0 s"),
-        (0.4, "0 s"),
-        (42.3, "42 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 00 s"),
-        (65, "1 min 05 s"),
-        (185, "3 min 05 s"),
-        (3599.4, "59 min 59 s"),
-        (3599.6, "1 h 00 min"),
-        (3600, "1 h 00 min"),
-        (7800, "2 h 10 min"),
-        (360_000, "100 h 00 min"),
-    ],
-)
-def test_duration(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
 
 
 def run_of(observer: TerminalObserver, *, steps: int, first_step: int = 0) -> None:
@@ -45,6 +24,7 @@ def run_of(observer: TerminalObserver, *, steps: int, first_step: int = 0) -> No
             config=TrainConfig(data="d", out="o", steps=steps, dtype="fp32", micro_batch=2),
             model=GPT2Config(n_layer=1, n_head=2, n_embd=4, context=8, vocab_size=9),
             parameters=12_345,
+            trained_parameters=12_345,
             train_tokens=67_890,
             device="cpu",
             first_step=first_step,

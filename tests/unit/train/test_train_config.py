@@ -142,7 +142,7 @@ def changed(name: str) -> Any:
     """A possible value of a setting that is not its default."""
     if name in ("data", "out", "model", "device", "sample_prompt"):
         return f'{name} "tiếng" \\ \n'
-    if name in ("compile", "checkpoint_activations"):
+    if name in ("compile", "checkpoint_activations", "force"):
         return True
     return {
         "dtype": "bf16",

@@ -1,0 +1,234 @@
+"""``gptwo plan``: what a run will cost, before it begins."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gptwo.base.errors import ConfigError, StorageError
+from gptwo.cli.output import print_json
+from gptwo.cli.size import parse_size
+from gptwo.config import PRESETS, GPT2Config
+
+if TYPE_CHECKING:
+    from gptwo.perf.generation_plan import GenerationPlan
+    from gptwo.perf.plan import TrainingPlan
+    from gptwo.perf.target import Target
+
+# Of a generation that says nothing of its prompt.
+_PROMPT_TOKENS = 32
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Say before a run what it will cost: FLOPs, memory by its parts, time, money. By formula, with the speeds of "
+        "this machine, measured once, or of one that is not here. docs/guides/plan.md"
+    )
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help=f"a size ({', '.join(PRESETS)}), a checkpoint folder, a run, or a hub id",
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAMES",
+        help="auto, cpu, cuda, cuda:N or mps of this machine, or one known by its data sheet (h100, a100, rtx4090, "
+        "raspberry-pi-5, …: an unknown name lists them); several with commas between (default: auto)",
+    )
+    parser.add_argument("--memory", type=parse_size, metavar="SIZE", help="of the device: 16GB, 24GiB")
+    parser.add_argument("--price", type=float, metavar="X", help="of one device for an hour, in any money")
+    parser.add_argument("--dtype", help="of training: fp32 or bf16; of writing also int8, int4, fp16")
+    parser.add_argument("--json", metavar="FILE", help="write the plans as JSON; - for standard output")
+    _add_training(parser)
+    _add_generation(parser)
+    parser.set_defaults(command=run)
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    group.add_argument("--batch-tokens", type=int, default=4096, metavar="N", help="a step (default: 4096)")
+    group.add_argument("--tokens", type=float, metavar="N", help="in all, as 300e6 (default: 1000 steps)")
+    group.add_argument("--context", type=int, metavar="C", help="instead of the model's own")
+    group.add_argument("--dropout", type=float, metavar="X", help="instead of the model's own")
+    group.add_argument(
+        "--micro-batch", type=int, metavar="N", help="sequences at a time (default: what fits)"
+    )
+    group.add_argument("--optimizer", choices=("adamw", "muon"), help="default: as gptwo train would choose")
+    group.add_argument("--checkpoint-activations", action="store_true", help="less memory, a third more work")
+    group.add_argument("--gpus", type=int, default=1, metavar="N", help="devices alike (default: 1)")
+    group.add_argument("--parallel", choices=("ddp", "fsdp"), default="ddp", help="default: ddp")
+    group.add_argument("--link", type=parse_size, metavar="SIZE", help="bytes a second between two: 25GB")
+
+
+def _add_generation(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("writing")
+    group.add_argument("--generate", type=int, metavar="N", help="plan to write N tokens instead of training")
+    group.add_argument(
+        "--prompt-tokens", type=int, default=_PROMPT_TOKENS, metavar="N", help=f"default: {_PROMPT_TOKENS}"
+    )
+    group.add_argument("--slots", type=int, default=1, metavar="N", help="texts side by side (default: 1)")
+    group.add_argument("--engine", choices=("native", "torch"), help="default: native on a CPU, torch else")
+    group.add_argument("--kv-dtype", choices=("fp32", "bf16", "int8"), help="of keys and values")
+    group.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: its physical cores)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from gptwo.perf.plan_text import generation_lines, training_lines
+    from gptwo.perf.target import find_target
+
+    _check(arguments)
+    config = _config(arguments.model)
+    plans: list[dict[str, Any]] = []
+    quiet = arguments.json == "-"
+    for name in arguments.device.split(","):
+        target = find_target(
+            name.strip(),
+            threads=arguments.threads,
+            measure=True,
+            say=partial(print, file=sys.stderr),
+            memory_bytes=arguments.memory,
+            link_bytes_per_s=arguments.link,
+        )
+        if arguments.generate is None:
+            training = _training(arguments, config, target)
+            plans.append(training.to_json())
+            lines = training_lines(training)
+        else:
+            generation = _generation(arguments, config, target)
+            plans.append(generation.to_json())
+            lines = generation_lines(generation)
+        if not quiet:
+            print("\n".join([*([""] if len(plans) > 1 else []), _heading(arguments.model, target), *lines]))
+    _write(arguments, config, plans)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    for name in (
+        "batch_tokens",
+        "tokens",
+        "context",
+        "micro_batch",
+        "gpus",
+        "generate",
+        "prompt_tokens",
+        "slots",
+    ):
+        value = getattr(arguments, name)
+        if value is not None and not value >= 1:
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{flag} {value:g} is not possible; expected 1 or more")
+    if arguments.price is not None and not 0 <= arguments.price < float("inf"):
+        raise ConfigError(f"--price {arguments.price:g} is not possible; expected 0 or more")
+
+
+def _config(name: str) -> GPT2Config:
+    if name in PRESETS:
+        return PRESETS[name]
+    from gptwo.checkpoint.released_config import read_config
+    from gptwo.checkpoint.resolve import resolve_model
+
+    return read_config(resolve_model(name))
+
+
+def _heading(model: str, target: Target) -> str:
+    if target.machine is None:
+        return f"{model} on {target.device}: {target.title}"
+    efficiency = target.machine.efficiency
+    return (
+        f"{model} on {target.title}: NOT measured. {target.machine.source}; of its peaks {efficiency.products:.0%} of "
+        f"arithmetic and {efficiency.memory:.0%} of memory are reckoned with ({efficiency.source})"
+    )
+
+
+def _training(arguments: argparse.Namespace, config: GPT2Config, target: Target) -> TrainingPlan:
+    import dataclasses
+
+    from gptwo.perf.plan import plan_training
+
+    changes = {name: getattr(arguments, name) for name in ("context", "dropout")}
+    config = dataclasses.replace(
+        config, **{name: value for name, value in changes.items() if value is not None}
+    )
+    if arguments.dtype not in (None, "fp32", "bf16"):
+        raise ConfigError(f"--dtype {arguments.dtype} is not possible in training; expected fp32 or bf16")
+    fresh = arguments.model in PRESETS and arguments.parallel == "ddp"
+    steps = 1000 if arguments.tokens is None else -(-int(arguments.tokens) // arguments.batch_tokens)
+    return plan_training(
+        config,
+        target,
+        batch_tokens=arguments.batch_tokens,
+        steps=steps,
+        dtype=arguments.dtype or "auto",
+        optimizer=arguments.optimizer or ("muon" if fresh else "adamw"),
+        micro_batch=arguments.micro_batch,
+        checkpoint_activations=arguments.checkpoint_activations,
+        ranks=arguments.gpus,
+        parallel=arguments.parallel,
+        price_per_hour=arguments.price,
+    )
+
+
+def _generation(arguments: argparse.Namespace, config: GPT2Config, target: Target) -> GenerationPlan:
+    from gptwo.infer.formats import KV_DTYPES, Formats
+    from gptwo.perf.generation_plan import plan_generation
+
+    engine = arguments.engine or ("native" if target.kind == "cpu" else "torch")
+    weights = _weights(arguments, engine)
+    kv = (arguments.kv_dtype or KV_DTYPES[weights]) if engine == "native" else weights
+    if engine == "native" and target.kind != "cpu":
+        raise ConfigError(f"the native engine runs on a CPU, not on {target.title}; expected --engine torch")
+    return plan_generation(
+        config,
+        target,
+        engine="native" if engine == "native" else "torch",
+        formats=Formats(weights, kv),
+        prompt_tokens=arguments.prompt_tokens,
+        new_tokens=arguments.generate,
+        slots=arguments.slots,
+        price_per_hour=arguments.price,
+    )
+
+
+def _weights(arguments: argparse.Namespace, engine: str) -> str:
+    from gptwo.infer.engines import ENGINES, short_dtype
+
+    if arguments.dtype is None:
+        if arguments.model in PRESETS:
+            return "fp32"
+        from gptwo.checkpoint.resolve import resolve_model
+        from gptwo.infer.formats import formats_of
+
+        return formats_of(resolve_model(arguments.model), engine=engine, dtype=None, kv_dtype=None).weights
+    weights = short_dtype(arguments.dtype)
+    if weights not in ENGINES[engine].dtypes:
+        raise ConfigError(
+            f"--dtype {arguments.dtype} is not possible on the {engine} engine; "
+            f"expected one of {', '.join(ENGINES[engine].dtypes)}"
+        )
+    return weights
+
+
+def _write(arguments: argparse.Namespace, config: GPT2Config, plans: list[dict[str, Any]]) -> None:
+    import dataclasses
+
+    if arguments.json is None:
+        return
+    value = {"model": arguments.model, "config": dataclasses.asdict(config), "plans": plans}
+    if arguments.json == "-":
+        print_json(value)
+        return
+    try:
+        Path(arguments.json).write_text(
+            json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+        )
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {arguments.json}: {error.strerror}; give --json another FILE"
+        ) from error
+    print(f"written: {arguments.json}", file=sys.stderr)

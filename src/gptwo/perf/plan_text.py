@@ -1,0 +1,117 @@
+"""Plans as a person reads them, and beside what it really was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from gptwo.base.units import duration, in_units, short_time
+from gptwo.perf.expected_loss import SOURCE
+from gptwo.perf.generation_plan import GenerationPlan
+from gptwo.perf.plan import TrainingPlan
+
+if TYPE_CHECKING:
+    from gptwo.train.observer import Took
+
+_NO_SPEED = "not known: `gptwo plan MODEL` measures this machine, once"
+
+
+def training_lines(plan: TrainingPlan) -> list[str]:
+    """The whole of it, a line for each thing."""
+    several = "" if plan.ranks == 1 else f" on {plan.ranks} devices"
+    kept = ", one activation a block kept" if plan.checkpoint_activations else ""
+    lines = [
+        f"{plan.parameters:,} parameters ({in_units(plan.weight_bytes)} in fp32), {plan.steps:,} steps of "
+        f"{plan.tokens_per_step:,} tokens{several}, {plan.dtype}, {plan.optimizer}, "
+        f"{plan.micro_batch} sequences at a time{kept}",
+        _memory_line(plan.memory, plan.free_memory_bytes),
+    ]
+    if plan.largest_micro_batch is not None:
+        most = plan.largest_micro_batch
+        lines.append(f"most at a time  {f'{most} sequences fit' if most else 'not one sequence fits'}")
+    lines.append(f"FLOPs           {plan.flops_per_step:.3g} a step, {plan.flops:.3g} in all")
+    if plan.seconds_per_step is None or plan.seconds is None or plan.tokens_per_s is None:
+        lines.append(f"time            {_no_time(plan)}")
+    else:
+        lines += [
+            f"a step          {short_time(plan.seconds_per_step)}, {plan.tokens_per_s:,.0f} tokens/s; bound by "
+            f"{plan.bound_by}",
+            f"in all          {plan.tokens:,} tokens in {duration(plan.seconds)}",
+        ]
+    if (exchange := plan.communication) is not None:
+        lines.append(
+            f"communication   {in_units(exchange.bytes_per_step)} from each device a step, "
+            f"{short_time(exchange.seconds)}; {exchange.share:.0%} of a step ({exchange.parallel})"
+        )
+    if plan.cost is not None:
+        lines.append(f"cost            {plan.cost:,.2f}")
+    if (loss := plan.expected_loss) is not None:
+        low, high = sorted((loss.kaplan, loss.hoffmann))
+        lines.append(f"loss            {low:.2f} to {high:.2f} nats per token: {SOURCE}")
+    return lines
+
+
+def generation_lines(plan: GenerationPlan) -> list[str]:
+    """The whole of it, a line for each thing."""
+    lines = [
+        f"{plan.parameters:,} parameters in {plan.weights}, keys and values in {plan.kv}, {plan.engine} engine; "
+        f"{plan.new_tokens:,} tokens after {plan.prompt_tokens:,}",
+        _memory_line(plan.memory, plan.free_memory_bytes),
+        f"FLOPs           {plan.flops:.3g} for a text",
+    ]
+    if plan.prefill_seconds is None or plan.tokens_per_s is None or plan.seconds is None:
+        return [*lines, f"time            {_NO_SPEED}"]
+    lines += [
+        f"first token     {short_time(plan.prefill_seconds)}",
+        f"then            {plan.tokens_per_s:,.3g} tokens/s; bound by {plan.bound_by}",
+        f"a whole text    {short_time(plan.seconds)}",
+    ]
+    if plan.slots > 1:
+        lines.append(f"{plan.slots} side by side".ljust(16) + f"{plan.tokens_per_s_all_slots:,.3g} tokens/s")
+    if plan.cost is not None:
+        lines.append(f"cost            {plan.cost:.2g} for a text alone")
+    return lines
+
+
+def _memory_line(memory: Mapping[str, int], free: int | None) -> str:
+    parts = ", ".join(f"{name} {in_units(size)}" for name, size in memory.items() if size)
+    needed = sum(memory.values())
+    there = ""
+    if free is not None:
+        there = f"; {in_units(free)} are free" + ("" if needed <= free else ": it does not fit")
+    return f"memory          {in_units(needed)} at most: {parts}{there}"
+
+
+def _no_time(plan: TrainingPlan) -> str:
+    if plan.ranks > 1:
+        return "not known: give --link, the speed between two devices"
+    return _NO_SPEED
+
+
+def training_summary(plan: TrainingPlan) -> str:
+    """One line, for the beginning of a run."""
+    memory = f"plan: {in_units(plan.peak_memory_bytes)} of memory at most"
+    if plan.free_memory_bytes is not None:
+        memory += f" of {in_units(plan.free_memory_bytes)} free"
+    if plan.seconds_per_step is None or plan.seconds is None or plan.tokens_per_s is None:
+        return f"{memory}; time {_no_time(plan)}"
+    return (
+        f"{memory}, {short_time(plan.seconds_per_step)} a step, {plan.tokens_per_s:,.0f} tokens/s, "
+        f"{duration(plan.seconds)} in all"
+    )
+
+
+def took_line(plan: TrainingPlan, took: Took) -> str:
+    """What the run really took, and how much more or less than planned."""
+    parts = [
+        f"{in_units(took.peak_memory_bytes)} of memory at most"
+        f"{_beside(took.peak_memory_bytes, plan.peak_memory_bytes)}",
+        f"{short_time(took.seconds_per_step)} a step{_beside(took.seconds_per_step, plan.seconds_per_step)}",
+        f"{took.tokens_per_s:,.0f} tokens/s",
+        f"{duration(took.seconds)} in {took.steps:,} steps",
+    ]
+    return f"took: {', '.join(parts)}"
+
+
+def _beside(really: float, planned: float | None) -> str:
+    return "" if not planned else f" ({really / planned - 1:+.0%})"

@@ -1,0 +1,230 @@
+"""``gptwo plan``, and the plan that training begins with."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command import TINY, command
+from gptwo.cli.planned import PlanningObserver
+from gptwo.config import GPT2Config
+from gptwo.data import prepare
+from gptwo.train.metrics import read_metrics
+from random_checkpoint import write_random_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def _no_measured_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nobody's own cache of ceilings, and none made."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plan")
+    (folder / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 60, encoding="utf-8")
+    prepare([str(folder / "text.txt")], tokenizer="byte", out=folder / "data")
+    return folder / "data"
+
+
+def plans(*flags: object) -> list[dict[str, Any]]:
+    outcome = command("plan", *flags, "--json", "-")
+    assert outcome.code == 0, outcome.err
+    found: list[dict[str, Any]] = json.loads(outcome.out)["plans"]
+    return found
+
+
+def test_training_on_machines_that_are_not_here() -> None:
+    flags = (
+        "gpt2",
+        "--device",
+        "a100,l4",
+        "--batch-tokens",
+        65536,
+        "--tokens",
+        "1e9",
+        "--gpus",
+        4,
+        "--price",
+        2,
+    )
+    outcome = command("plan", *flags)
+    assert outcome.code == 0
+    a100, l4 = outcome.out.split("\n\n")
+    assert a100.startswith(
+        "gpt2 on NVIDIA A100 SXM 80 GB: NOT measured. NVIDIA A100 Tensor Core GPU Datasheet; "
+    )
+    assert "15,259 steps of 65,536 tokens on 4 devices, bf16, muon" in a100
+    assert "72% of arithmetic" in a100
+    for text in (a100, l4):
+        for said in ("memory ", "most at a time", "a step ", "in all ", "communication ", "cost ", "loss "):
+            assert f"\n{said}" in text
+    first, second = plans(*flags)
+    assert first["steps"] == 15_259
+    assert first["seconds"] < second["seconds"]
+    assert first["cost"] == pytest.approx(8 * first["seconds"] / 3600)
+
+
+def test_writing_with_a_checkpoint(tmp_path: Path) -> None:
+    shape = GPT2Config(n_layer=2, n_head=2, n_embd=32, context=64, vocab_size=300)
+    import torch
+
+    write_random_checkpoint(tmp_path / "m", shape, eot_id=0, dtype=torch.bfloat16)
+    flags = (
+        tmp_path / "m",
+        "--device",
+        "raspberry-pi-5",
+        "--generate",
+        16,
+        "--prompt-tokens",
+        8,
+        "--slots",
+        3,
+    )
+    (plan,) = plans(*flags)
+    assert (plan["weights"], plan["kv"], plan["engine"]) == ("bf16", "bf16", "native")
+    assert (plan["slots"], plan["kv_tokens"]) == (3, 192)
+    (other,) = plans(*flags, "--dtype", "int4")
+    assert (other["weights"], other["kv"]) == ("int4", "int8")
+    file = tmp_path / "plan.json"
+    outcome = command("plan", *flags, "--json", file)
+    assert outcome.err == f"written: {file}\n"
+    assert json.loads(file.read_text(encoding="utf-8"))["plans"] == [plan]
+    assert "first token" in outcome.out
+
+
+def test_memory_that_is_given_decides_what_fits() -> None:
+    (plan,) = plans("gpt2-xl", "--device", "epyc-9654", "--memory", "16GB", "--batch-tokens", 1024)
+    assert plan["fits"] is False
+    assert plan["largest_micro_batch"] == 0
+    smaller = ("gpt2", "--device", "epyc-9654", "--memory", "16GB", "--batch-tokens", 4096, "--dropout", 0)
+    (plan,) = plans(*smaller)
+    assert plan["fits"] is True
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (("gpt2", "--device", "abacus"), "DeviceError: device 'abacus' is none of this machine's"),
+        (
+            ("gpt2", "--device", "a100", "--batch-tokens", "0"),
+            "ConfigError: --batch-tokens 0 is not possible",
+        ),
+        (("gpt2", "--device", "a100", "--tokens", "nan"), "ConfigError: --tokens nan is not possible"),
+        (("gpt2", "--device", "a100", "--price", "-1"), "ConfigError: --price -1 is not possible"),
+        (
+            ("gpt2", "--device", "a100", "--dtype", "int8"),
+            "ConfigError: --dtype int8 is not possible in training",
+        ),
+        (
+            ("gpt2", "--device", "a100", "--batch-tokens", "1000"),
+            "ConfigError: batch_tokens=1000 is not a multiple",
+        ),
+        (("gpt2", "--device", "a100", "--generate", "2000"), "ContextLengthError: 32 tokens and 2000 more"),
+        (
+            ("gpt2", "--device", "a100", "--generate", "9", "--engine", "native"),
+            "ConfigError: the native engine runs on a CPU, not on NVIDIA A100",
+        ),
+        (
+            ("gpt2", "--device", "a100", "--generate", "9", "--dtype", "int8"),
+            "ConfigError: --dtype int8 is not possible on the torch engine; expected one of fp32, bf16, fp16, fp64",
+        ),
+        (("nowhere/at/all", "--device", "a100"), "CheckpointError: "),
+        (
+            ("gpt2", "--device", "a100", "--memory", "much"),
+            "UsageError: argument --memory: 'much' is no size",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(flags: tuple[str, ...], line: str) -> None:
+    assert command("plan", *flags).error_line().startswith(line)
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    outcome = command("plan", "gpt2", "--device", "a100", "--json", tmp_path)
+    assert outcome.code == 2
+    assert "StorageError: cannot write" in outcome.err
+
+
+def test_another_s_machine_is_planned_without_torch() -> None:
+    code = (
+        "import sys; from gptwo.cli import main\n"
+        "for more in ([], ['--generate', '9', '--engine', 'torch']):\n"
+        "    assert main(['plan', 'gpt2', '--device', 'a100', *more]) == 0\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+# --- the plan of a run --------------------------------------------------------------------------------------------
+
+
+def test_training_says_first_what_it_will_take_and_then_what_it_took(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    outcome = command("train", "--data", data, "--out", run, *TINY, "--json")
+    assert outcome.code == 0, outcome.err
+    said = outcome.err.splitlines()
+    assert said[0].startswith("plan: ")
+    assert "of memory at most of " in said[0]
+    assert said[-1].startswith("took: ")
+    assert said[-1].endswith(" in 4 steps")
+    printed = json.loads(outcome.out)
+    first, *_, last = read_metrics(run / "metrics.jsonl")
+    assert first["step"] == 0
+    assert printed["plan"] == {name: first["plan"][name] for name in printed["took"]}
+    assert last == {"step": 4, "took": printed["took"]}
+    # The process itself, which pytest has filled, is most of so small a run's memory.
+    assert 0.8 < printed["took"]["peak_memory_bytes"] / printed["plan"]["peak_memory_bytes"] < 1.25
+    assert printed["plan"]["steps"] == 4
+    again = command("train", "--out", run, "--resume", "--steps", 6)
+    assert again.code == 0, again.err
+    planned = [(r["step"], r["plan"]["steps"]) for r in read_metrics(run / "metrics.jsonl") if "plan" in r]
+    assert planned == [(0, 4), (4, 2)]
+
+
+def test_what_does_not_fit_is_refused_with_numbers_unless_it_is_forced(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gptwo.train.setup.free_bytes", lambda device: 100_000)
+    flags = ("train", "--data", data, "--out", tmp_path / "run", *TINY)
+    line = command(*flags).error_line()
+    assert line.startswith("ConfigError: training ")
+    for said in (
+        " parameters on 3 sequences at a time takes ",
+        "activations ",
+        "cpu has 100 kB free",
+        "--force",
+    ):
+        assert said in line
+    assert not (tmp_path / "run").exists()
+    assert command(*flags, "--force").code == 0
+
+
+def test_a_long_run_on_a_machine_that_was_not_measured_is_worth_measuring(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def nothing_cached(device: str, threads: int | None, *, measure: bool) -> None:
+        asked.append(measure)
+
+    monkeypatch.setattr("gptwo.perf.target.cached_ceilings", nothing_cached)
+    assert command("train", "--data", data, "--out", tmp_path / "run", *TINY).code == 0
+    monkeypatch.setattr("gptwo.cli.planned._WORTH_MEASURING", 1.0)
+    assert command("train", "--data", data, "--out", tmp_path / "run2", *TINY).code == 0
+    assert asked == [False, False, True]
+
+
+def test_a_run_that_took_no_step_says_nothing_of_what_it_took(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    from gptwo.train.observer import TrainResult
+
+    observer = PlanningObserver(Console(stderr=True))
+    observer.ended(TrainResult(Path("r"), Path("r/c"), 0, None, None))
+    assert capsys.readouterr().err == ""
