@@ -14,7 +14,7 @@ from gptwo.serve.settings import ServeSettings
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Open the page of a model: what it makes of a prompt, token by token, and where the time goes. The server is "
-        "that of gptwo serve, for this machine alone, and ends on Ctrl-C. docs/guides/explain.md"
+        "that of gptwo serve, for this machine alone, and ends on Ctrl-C. docs/guides/page.md"
     )
     add_model(parser)
     parser.add_argument(

@@ -15,7 +15,7 @@ from typing import Literal
 
 from gptwo.base.errors import MissingExtraError
 from gptwo.cli.model import add_engine, add_model, load
-from gptwo.cli.size import parse_size
+from gptwo.cli.size import parse_size, size_text
 from gptwo.serve.settings import LOG_FORMATS, ServeSettings, gather_keys
 
 # Of the extra "serve": without any of these there is no server.
@@ -162,7 +162,7 @@ def _add_number(
     if unit == "S":
         meaning = f"seconds {meaning} (default: {default:g})"
     elif default is not None:
-        meaning += f" (default: {default >> 10}KiB)" if unit == "SIZE" else f" (default: {default})"
+        meaning += f" (default: {size_text(default) if unit == 'SIZE' else default})"
     kinds: dict[str, Callable[[str], float]] = {"N": int, "S": float, "SIZE": parse_size}
     parser.add_argument(flag, type=kinds[unit], dest=name, default=default, metavar=unit, help=meaning)
 

@@ -15,3 +15,11 @@ def parse_size(text: str) -> int:
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; expected bytes, or as 512MB, 2GiB")
     return int(float(found[1]) * _UNITS[(found[2] or "").lower()])
+
+
+def size_text(count: int) -> str:
+    """Whole kibibytes in the largest unit that divides them: ``4MiB``. ``parse_size`` reads it."""
+    exponent, unit = max(
+        pair for pair in ((10, "KiB"), (20, "MiB"), (30, "GiB")) if count % (1 << pair[0]) == 0
+    )
+    return f"{count >> exponent}{unit}"

@@ -62,7 +62,7 @@ def browser() -> Iterator[Browser]:
     )
     program = shutil.which("chromium")
     if program is None:
-        pytest.skip("there is no chromium; apt-get install chromium brings Debian's")
+        pytest.skip("there is no chromium; on Debian, apt-get install chromium brings it")
     with playwright.sync_playwright() as started:
         running = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield running

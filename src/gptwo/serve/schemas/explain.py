@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gptwo.serve.schemas.base import ReplyBody, RequestBody
+from gptwo.serve.schemas.base import ReplyBody, RequestBody, expecting
 from gptwo.serve.schemas.completions import TokenIds
 from gptwo.serve.schemas.sampling import MOST
 
@@ -64,7 +64,7 @@ class HeatMapRequest(RequestBody):
 
     prompt: str | None = None
     tokens: TokenIds | None = Field(None, description="instead of a prompt")
-    other: str | TokenIds
+    other: Annotated[str | TokenIds, expecting("a string or a list of token ids")]
     checkpoint: Step | None = None
     position: Index | None = Field(None, description="left out: the last one")
     token: Index | None = Field(None, description="left out: the most probable one")
