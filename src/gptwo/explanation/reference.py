@@ -130,7 +130,7 @@ def run_heads(
     q_HTK, k_HTK, v_HTK = (part.transpose(-3, -2) for part in qkv_T3HK.unbind(-3))
     for name, tensor in (("q", q_HTK), ("k", k_HTK), ("v", v_HTK)):
         record(f"blocks.{layer}.{name}", tensor)
-    scores_HTT: Tensor = q_HTK @ k_HTK.mT / math.sqrt(q_HTK.shape[-1])
+    scores_HTT = (q_HTK @ k_HTK.mT).div_(math.sqrt(q_HTK.shape[-1]))
     record(f"blocks.{layer}.scores", scores_HTT)
     later = torch.ones(T, T, dtype=torch.bool, device=x_TD.device).triu(diagonal=1)
     attention_HTT = scores_HTT.masked_fill(later, -math.inf).softmax(dim=-1)

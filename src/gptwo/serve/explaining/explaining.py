@@ -179,10 +179,12 @@ class Explaining:
 
 def _pass_bytes(reference: Reference, T: int) -> int:
     """At most, in float32: what is kept, and what a block computes at a time."""
+    from gptwo.explanation.explanation import ROWS_AT_ONCE
+
     config = reference.config
     kept = 3 * config.n_layer * T * config.n_embd
     block = 4 * config.n_head * T * T + T * (8 * config.n_embd + 3 * config.mlp_width)
-    return 4 * (kept + block + 3 * 64 * config.vocab_size)
+    return 4 * (kept + block + 2 * min(T, ROWS_AT_ONCE) * config.vocab_size)
 
 
 def _probabilities(top: Any, k: int) -> Any:
