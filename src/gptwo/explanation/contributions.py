@@ -17,6 +17,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from gptwo.explanation.bounds import require_between
+
 if TYPE_CHECKING:
     from jaxtyping import Float
 
@@ -50,8 +52,9 @@ class Norms(NamedTuple):
 
 @torch.inference_mode()
 def contributions(explanation: Explanation, position: int, token: int) -> Contributions:
-    """To the logit of ``token`` after ``position``, in float64."""
+    """To the logit of ``token`` after ``position``, in float64. ``ConfigError`` for a token that there is not."""
     reference, config = explanation.reference, explanation.config
+    require_between("token", token, 0, config.vocab_size - 1)
     parameters = reference.parameters
     x_D = explanation.kept["residual"][position].double()
     u_D = parameters["final_norm.weight"].double() * reference.E[token].double()

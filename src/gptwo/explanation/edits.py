@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from gptwo.base.errors import ConfigError
 from gptwo.config import GPT2Config
+from gptwo.explanation.bounds import require_between
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +49,7 @@ NO_CHANGES: Changes = {}
 def ablations(edits: Iterable[Edit | tuple[Any, ...]], config: GPT2Config) -> dict[Place, Any]:
     """The changes that ``edits`` ask for; ``ConfigError`` for what the model does not have."""
     found: dict[Place, Any] = {}
-    for given in edits:
+    for given in each_of("ablate", edits):
         try:
             edit = Edit(*given)
         except TypeError:
@@ -61,15 +62,24 @@ def ablations(edits: Iterable[Edit | tuple[Any, ...]], config: GPT2Config) -> di
     return found
 
 
+def each_of(name: str, places: Any) -> Iterable[Any]:
+    """``places``; ``ConfigError`` for what is no list of them."""
+    if isinstance(places, str) or not isinstance(places, Iterable):
+        raise ConfigError(
+            f"{name}={places!r} is not possible; expected a list of (layer, head) or (layer, 'mlp')"
+        )
+    return places
+
+
 def checked_place(given: Sequence[Any], config: GPT2Config) -> Place:
     """``given`` as a place of this model; else ``ConfigError``."""
     try:
         place = Place(*given)
     except TypeError:
         raise ConfigError(f"{given!r} names no place; expected (layer, head) or (layer, 'mlp')") from None
-    _require_below("layer", place.layer, config.n_layer)
+    require_between("layer", place.layer, 0, config.n_layer - 1)
     if place.part != MLP:
-        _require_below("head", place.part, config.n_head)
+        require_between("head", place.part, 0, config.n_head - 1, " or 'mlp'")
     return place
 
 
@@ -80,9 +90,3 @@ def require_as_many(count: int, expected: int) -> None:
             f"the second prompt has {count} tokens; expected {expected}, as many as the first, "
             "because a patch goes position by position; make one of them longer or shorter"
         )
-
-
-def _require_below(name: str, value: object, count: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < count:
-        also = " or 'mlp'" if name == "head" else ""
-        raise ConfigError(f"{name}={value!r} is not possible; expected 0 to {count - 1}{also}")

@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from gptwo.explanation.edits import MLP, Edit, Patch, Place, ablations, checked_place, require_as_many
+from gptwo.base.errors import ConfigError
+from gptwo.explanation.edits import (
+    MLP,
+    Edit,
+    Patch,
+    Place,
+    ablations,
+    checked_place,
+    each_of,
+    require_as_many,
+)
 from gptwo.explanation.explanation import Explanation, trace
 from gptwo.explanation.reference import Reference
 from gptwo.explanation.weights import reference_of
@@ -27,7 +37,8 @@ def explain(
     """The forward pass of ``prompt`` (text or ids), computed by the readable reference model; arrays by name.
 
     ablate   [(layer, head), (layer, "mlp"), (layer, head, "mean"), …]: switched off
-    patch    (another prompt of as many tokens, [(layer, head), (layer, "mlp"), …]): these give what they gave there
+    patch    (another prompt of as many tokens, [(layer, head), (layer, "mlp"), …]): these give what they gave there;
+             what is switched off as well is off
     dtype    "fp32" | "fp64"; None is as the model's engine computes, fp32 at least
 
     Raises ``ConfigError``, ``ContextLengthError`` or ``TokenizerError``, and for a path what ``gptwo.load`` raises.
@@ -37,17 +48,26 @@ def explain(
     tokens = loaded.prompt_ids(prompt)
     changes: dict[Place, Any] = {}
     if patch is not None:
-        other, places = Patch(*patch)
+        other, places = _checked_patch(patch)
         changes |= patches(reference, loaded.prompt_ids(other), places, len(tokens))
     changes |= ablations(ablate, reference.config)
     return trace(reference, tokens, changes)
+
+
+def _checked_patch(given: Any) -> Patch:
+    try:
+        return Patch(*given)
+    except TypeError:
+        raise ConfigError(
+            f"patch={given!r} is not possible; expected (another prompt, [(layer, head), (layer, 'mlp'), …])"
+        ) from None
 
 
 def patches(
     reference: Reference, other: Tokens, places: Iterable[Sequence[Any]], count: int
 ) -> dict[Place, Any]:
     """What these places give for the tokens ``other``, which are to be as many as ``count``; else ``ConfigError``."""
-    wanted = [checked_place(place, reference.config) for place in places]
+    wanted = [checked_place(place, reference.config) for place in each_of("patch", places)]
     require_as_many(len(other), count)
     return given(trace(reference, np.asarray(other)), wanted)
 

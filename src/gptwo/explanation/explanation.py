@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gptwo.base.errors import ConfigError
+from gptwo.explanation.bounds import checked_position
 from gptwo.explanation.contributions import Contributions, Norms, contributions, norms
 from gptwo.explanation.edits import NO_CHANGES, Changes
 from gptwo.explanation.lens import Lens, lens
@@ -72,6 +73,10 @@ class Explanation(Mapping[str, Array]):
         self._blocks: dict[int, dict[str, Tensor]] = {}
         self._run()
 
+    def __repr__(self) -> str:
+        changed = f", {len(self.changes)} parts changed" if self.changes else ""
+        return f"<Explanation of {len(self.tokens)} tokens by {self.reference.description}{changed}>"
+
     def __getitem__(self, name: str) -> Array:
         array: Array = self.tensor(name).cpu().numpy()
         return array
@@ -107,7 +112,7 @@ class Explanation(Mapping[str, Array]):
 
     def logits_at(self, position: int) -> Float[np.ndarray, " V"]:
         """The logits after token ``position``."""
-        at = self._position(position)
+        at = checked_position(position, len(self.tokens))
         row: Array = self.logits_of(slice(at, at + 1))[0].cpu().numpy()
         return row
 
@@ -127,7 +132,7 @@ class Explanation(Mapping[str, Array]):
 
     def contributions(self, position: int, token: int) -> Contributions:
         """What each head and MLP adds to this logit directly: ``contributions.contributions``."""
-        return contributions(self, self._position(position), token)
+        return contributions(self, checked_position(position, len(self.tokens)), token)
 
     def norms(self) -> Norms:
         """Of the residual stream and what is added to it: ``contributions.norms``."""
@@ -136,12 +141,6 @@ class Explanation(Mapping[str, Array]):
     def worked(self, name: str, index: tuple[int, ...]) -> Worked:
         """One entry of a tensor with the numbers that it is made of: ``worked.worked``."""
         return worked(self, name, index)
-
-    def _position(self, position: int) -> int:
-        T = len(self.tokens)
-        if not -T <= position < T:
-            raise ConfigError(f"position {position} is not possible; expected 0 to {T - 1}")
-        return position % T
 
     @property
     def nbytes(self) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from gptwo.explanation.bounds import require_between
 from gptwo.explanation.reference import final_norm
 
 if TYPE_CHECKING:
@@ -27,8 +28,12 @@ class Lens(NamedTuple):
 
 @torch.inference_mode()
 def lens(explanation: Explanation, *, k: int = 1, positions: slice = slice(None)) -> Lens:
-    """Of every layer at these positions. Costs L + 1 heads: 1.3 GFLOP for each position of GPT-2 small."""
+    """Of every layer at these positions; k from 1 to V, else ``ConfigError``.
+
+    Costs L + 1 heads: 1.3 GFLOP for each position of GPT-2 small.
+    """
     reference = explanation.reference
+    require_between("k", k, 1, reference.config.vocab_size)
     names = [*(f"blocks.{i}.input" for i in range(reference.config.n_layer)), "residual"]
     parts = []
     for name in names:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from gptwo.explanation.bounds import checked_position, require_between
 from gptwo.explanation.edits import NO_CHANGES, Changes, require_as_many
 from gptwo.explanation.explanation import Explanation
 from gptwo.explanation.reference import Reference, embed, final_norm, head_outputs, run_block, run_mlp
@@ -28,13 +29,15 @@ def heat_map(
 ) -> Float[np.ndarray, "L H"]:
     """The change of ``token``'s logit after ``position`` when one head gives what it gives in ``other``.
 
-    ``token`` None is the most probable one of ``explanation``. Both have as many tokens, else ``ConfigError``. Heads of
-    a layer run side by side from that layer on: L/2 forward passes of H prompts in all.
-    Source: Vig et al. 2020, causal mediation; Meng et al. 2022.
+    ``token`` None is the most probable one of ``explanation``. Both have as many tokens, and position and token are
+    there, else ``ConfigError``. Heads of a layer run side by side from that layer on: L/2 forward passes of H prompts
+    in all. Source: Vig et al. 2020, causal mediation; Meng et al. 2022.
     """
     require_as_many(len(other.tokens), len(explanation.tokens))
     reference, config = explanation.reference, explanation.config
+    position = checked_position(position, len(explanation.tokens))
     token = int(explanation.top.ids[position, 0]) if token is None else token
+    require_between("token", token, 0, config.vocab_size - 1)
     before = float(explanation.logits_at(position)[token])
     at_once = max(1, _VALUES_AT_ONCE // (len(explanation.tokens) * config.n_embd))
     grid = np.empty((config.n_layer, config.n_head))

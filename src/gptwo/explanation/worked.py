@@ -44,8 +44,8 @@ class Worked:
     value: float
     parts: dict[str, float]
     axis: str | None = None
-    a: NDArray[np.float64] = field(default_factory=lambda: _NO_TERMS)
-    b: NDArray[np.float64] = field(default_factory=lambda: _NO_TERMS)
+    a: NDArray[np.float64] = field(default_factory=lambda: _NO_TERMS, repr=False)
+    b: NDArray[np.float64] = field(default_factory=lambda: _NO_TERMS, repr=False)
 
     def largest_terms(self, count: int) -> tuple[list[int], float]:
         """Where the ``count`` products of largest magnitude stand, in order, and the sum of all others."""
