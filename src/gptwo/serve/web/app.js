@@ -11,6 +11,7 @@ import { textOf } from "./tokens.js";
 
 const PANELS = {
   write: () => import("./panels/write.js"),
+  layers: () => import("./panels/layers.js"),
   whatif: () => import("./panels/whatif.js"),
   training: () => import("./panels/training.js"),
 };

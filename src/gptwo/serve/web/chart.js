@@ -39,7 +39,7 @@ function plot(node, { width, height, filled, marks, marked, values }) {
   const [low, high] = [Math.min(ticks[0], ...ys), Math.max(ticks.at(-1), ...ys)];
   const x = (value) => LEFT + ((value - xs[0]) / (xs[1] - xs[0])) * (width - LEFT - RIGHT);
   const y = (value) => TOP + (1 - (value - low) / (high - low || 1)) * (height - TOP - BOTTOM);
-  const steps = round(xs, Math.max(2, Math.floor(width / 110))).filter((value) => value >= xs[0] && value <= xs[1]);
+  const steps = round(xs, Math.max(2, Math.floor(width / 110))).filter((value) => value >= xs[0] && value <= xs[1] && Number.isInteger(value));
   const cross = s("line", { class: "cross", y1: TOP, y2: height - BOTTOM, visibility: "hidden" });
   for (const [name, value] of Object.entries({ width, height, viewBox: `0 0 ${width} ${height}` })) node.setAttribute(name, value);
   node.replaceChildren(
