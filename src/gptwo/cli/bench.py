@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
+import time
 from pathlib import Path
 
 from gptwo.base.errors import ConfigError, MissingExtraError
@@ -86,13 +87,14 @@ def run(arguments: argparse.Namespace) -> int:
         quick=arguments.quick,
         gpu=arguments.gpu,
     )
-    console = Console(stderr=True)
+    console, began = Console(stderr=True), time.perf_counter()
     with progress_bar(console, "starting", MofNCompleteColumn()) as update:
 
         def progress(done: int, total: int, what: str) -> None:
             update(done, total, what)
             if not console.is_terminal:
-                print(f"[{done + 1}/{total}] {what}", file=sys.stderr, flush=True)
+                elapsed = time.perf_counter() - began
+                print(f"[{done + 1}/{total}] {elapsed:4.0f} s  {what}", file=sys.stderr, flush=True)
 
         record = bench(settings, progress=progress)
     if arguments.json not in (None, "-"):
@@ -109,6 +111,9 @@ def run(arguments: argparse.Namespace) -> int:
         print_json(record)
     else:
         print(summary(record))
+        for written in (arguments.json, arguments.html, arguments.png):
+            if written is not None:
+                print(f"written: {written}")
     return 0
 
 

@@ -26,7 +26,7 @@ from gptwo.perf.measuring import Ask, Measuring, Progress, Settings
 from gptwo.perf.paper import paper_rows
 from gptwo.perf.process import ask as ask_worker
 from gptwo.perf.record import SCHEMA
-from gptwo.perf.sides import measured_side, predicted_side, representative
+from gptwo.perf.sides import measured_side, predicted_side, quickest, representative
 from gptwo.perf.workload import Contender, contenders, predicted_cases
 
 
@@ -92,6 +92,7 @@ def _record(settings: Settings, folder: Path, measuring: Measuring, weights: str
     ]
 
     cpu, gpu = (representative(rows, kind) for kind in ("cpu", "cuda"))
+    quicker = quickest(rows, "cpu")
     devices = [_device(name, found, measured=True) for name, found in before.items()]
     known = machine(settings.gpu)
     if gpu is None:
@@ -99,14 +100,16 @@ def _record(settings: Settings, folder: Path, measuring: Measuring, weights: str
         for case in predicted_cases(answers, on_gpu):
             rows.append(predicted_row(config, case, known.ceilings(training=case.kind == "train")))
         devices.append(_device(known.name, known.ceilings(training=False), measured=False))
-    crossed = None
+    crossed, paper = None, []
     if cpu is not None:
         cpu_side = measured_side(cpu, rows, starts, before[cpu.device].name)
         if gpu is None:
             gpu_side = predicted_side(config, known, starts, cpu_side)
         else:
             gpu_side = measured_side(gpu, rows, starts, before[gpu.device].name)
-        crossed = crossing(cpu_side, gpu_side, context=config.context)
+        quicker_side = measured_side(quicker, rows, starts, before[quicker.device].name) if quicker else None
+        crossed = crossing(cpu_side, gpu_side, context=config.context, quicker=quicker_side)
+        paper = paper_rows(config, rows, starts, before, cpu=cpu, gpu=gpu, gpu_side=gpu_side)
     return {
         "schema": SCHEMA,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -137,7 +140,7 @@ def _record(settings: Settings, folder: Path, measuring: Measuring, weights: str
         "cases": rows,
         "crossing": crossed,
         "energy": energy,
-        "paper": paper_rows(crossed, config, before) if crossed else [],
+        "paper": paper,
     }
 
 
@@ -174,9 +177,7 @@ def _quiet(others: float, drifts: dict[str, dict[str, float]]) -> dict[str, Any]
     if others > BUSY:
         reasons.append(f"other processes took {others:.0%} of the processor")
     for device, moved in drifts.items():
-        reasons += [
-            f"the ceiling {name!r} of {device} moved by {share:+.0%} during the run"
-            for name, share in moved.items()
-            if abs(share) > QUIET_DRIFT
-        ]
+        far = [f"{name} by {share:+.0%}" for name, share in moved.items() if abs(share) > QUIET_DRIFT]
+        if far:
+            reasons.append(f"ceilings of {device} moved during the run: {', '.join(far)}")
     return {"ok": not reasons, "others_share": others, "reasons": reasons}

@@ -87,25 +87,29 @@ class Bench:
     def decode(self, *, past: int, with_text: bool = False) -> dict[str, Any]:
         """Seconds of each of ``samples`` steps, that add a token to each of ``batch`` texts of ``past`` tokens.
 
-        The most probable token is taken; ``with_text`` draws from the whole distribution (temperature 1) and gives
-        text, in the loop that ``generate`` runs. ``first_token_s``: from the prompt's tokens to the first new one;
-        None where there is no prompt. With text, the prompt of ``past`` 0 is one token.
+        Where the context ends before the last step, the texts are cut back to ``past`` and written anew. The most
+        probable token is taken; ``with_text`` draws from the whole distribution (temperature 1) and gives text, in the
+        loop that ``generate`` runs. ``first_token_s``: from the prompt's tokens to the first new one; None where there
+        is no prompt. With text, the prompt of ``past`` 0 is one token.
         """
         return self._written(past) if with_text else self._decoded(past)
 
     def _decoded(self, past: int) -> dict[str, Any]:
         warm_ups = self._samples if self._device.startswith("cuda") else min(_WARM_UP_TOKENS, self._samples)
-        session, texts = self._start(past + self._samples), self._texts(past) if past else []
+        # At least one, which then says that it is too long.
+        run = max(1, min(self._samples, self._engine.config.context - past))
+        session, texts = self._start(past + run), self._texts(past) if past else []
         began = time.perf_counter()
         if past:
             session.prefill(self._slots, texts)
         first_token_s = time.perf_counter() - began if past else None
         token = self._texts(1)
         for count in (warm_ups, self._samples):
-            for slot in self._slots:
-                session.truncate(slot, past)
-            seconds = []
-            for _ in range(count):
+            seconds: list[float] = []
+            for step in range(count):
+                if step % run == 0:
+                    for slot in self._slots:
+                        session.truncate(slot, past)
                 began = time.perf_counter()
                 tops = session.read_top(self._slots, token, [1] * len(token), 1)
                 token = [top.ids_nk[0].astype(np.int64) for top in tops]

@@ -35,20 +35,30 @@ class Side:
     copy_s: float | None = None
 
 
-def crossing(cpu: Side, gpu: Side, *, context: int) -> dict[str, Any]:
+def crossing(cpu: Side, gpu: Side, *, context: int, quicker: Side | None = None) -> dict[str, Any]:
     """Both sides' seconds over batch, length and tokens written, and ``points``: from where on the GPU is done first.
 
+    ``quicker`` is what else writes on the CPU, faster because with fewer bits: its tokens stand beside, as ``also``.
     A point of batch or length is of one pass of a model that is loaded, and ``passes`` of each is from how many such
     passes on the GPU is first with its start-up counted. A point is None where the GPU never is.
     """
     by_batch = [_pass(cpu, gpu, batch, min(LENGTH, context)) for batch in BATCHES]
     by_length = [_pass(cpu, gpu, 1, tokens) for tokens in LENGTHS if tokens <= context]
     text = min(TEXT, context - min(PROMPT, context // 2))
-    writers = [_Writer(side, min(PROMPT, context // 2), text) for side in (cpu, gpu)]
+    prompt = min(PROMPT, context // 2)
+    on_cpu, on_gpu = (_Writer(side, prompt, text) for side in (cpu, gpu))
     by_tokens = [
-        {"tokens": tokens, **dict(zip(("cpu_s", "gpu_s"), (w.seconds(tokens) for w in writers), strict=True))}
+        {"tokens": tokens, "cpu_s": on_cpu.seconds(tokens), "gpu_s": on_gpu.seconds(tokens)}
         for tokens in _TOKENS
     ]
+    also = None
+    if quicker is not None:
+        writer = _Writer(quicker, prompt, text)
+        also = {
+            "cpu": quicker.label,
+            "by_tokens": [{"tokens": tokens, "cpu_s": writer.seconds(tokens)} for tokens in _TOKENS],
+            "tokens": _first_token(writer, on_gpu),
+        }
     found = {
         "cpu": cpu.label,
         "gpu": gpu.label,
@@ -66,28 +76,41 @@ def crossing(cpu: Side, gpu: Side, *, context: int) -> dict[str, Any]:
         "points": {
             "batch": _first(by_batch, "batch"),
             "length": _first(by_length, "tokens"),
-            "tokens": _first_token(*writers),
+            "tokens": _first_token(on_cpu, on_gpu),
         },
+        "also": also,
     }
     return {**found, "verdict": _verdict(found)}
 
 
 def _verdict(found: dict[str, Any]) -> str:
-    """What a person who must decide wants to know, in two sentences."""
-    tokens, longest = found["points"]["tokens"], found["by_length"][-1]
-    is_first = "is done first" if found["gpu_measured"] else "would be done first, as predicted"
-    if tokens is None:
-        writing = f"However many tokens are written, up to {_TOKENS[-1]:,}, the CPU is done first."
-    elif tokens <= 1:
-        writing = f"From the first token on the GPU {is_first}."
-    else:
-        writing = (
-            f"Below {tokens:,} tokens to write the CPU is done first, start-up included; "
-            f"from there on the GPU {is_first}."
-        )
+    """What a person who must decide wants to know, in two or three sentences."""
+    also, longest = found["also"], found["by_length"][-1]
+    writing = _writing(found["points"]["tokens"], predicted=not found["gpu_measured"])
+    quicker = ""
+    if also:
+        again = _writing(also["tokens"], predicted=not found["gpu_measured"])
+        engine = also["cpu"].rpartition(", ")[2]
+        quicker = f" With {engine} on the CPU: {again[0].lower()}{again[1:]}"
     ratio = longest["cpu_s"] / longest["gpu_s"]
     faster = f"{ratio:,.1f} times faster" if ratio >= 1 else f"{1 / ratio:,.1f} times slower"
-    return f"{writing} In one pass over {longest['tokens']:,} tokens the GPU is {faster} than the CPU."
+    engine, verb = found["cpu"].rpartition(", ")[2], "is" if found["gpu_measured"] else "would be"
+    return (
+        f"{writing}{quicker} In one pass over {longest['tokens']:,} tokens the GPU {verb} {faster} than {engine} "
+        "on the CPU."
+    )
+
+
+def _writing(tokens: int | None, *, predicted: bool) -> str:
+    is_first = "would be done first, as predicted" if predicted else "is done first"
+    if tokens is None:
+        return f"However many tokens are written, up to {_TOKENS[-1]:,}, the CPU is done first."
+    if tokens <= 1:
+        return f"From the first token on the GPU {is_first}."
+    return (
+        f"Below {tokens:,} tokens to write the CPU is done first, start-up included; "
+        f"from there on the GPU {is_first}."
+    )
 
 
 def _pass(cpu: Side, gpu: Side, batch: int, tokens: int) -> dict[str, Any]:

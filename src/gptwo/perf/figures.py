@@ -28,7 +28,7 @@ _FORMATS: Mapping[str, tuple[str, str, int]] = {
     "fp32": ("fp32", "fp32", 1),
     "bf16": ("bf16", "bf16", 1),
     "fp16": ("bf16", "bf16", 1),
-    "int8": ("int8", "fp32", 1),
+    "int8": ("int8", "int8", 1),
     "int4": ("int4", "int8", 1),
 }
 # Passes over fp32 parameters that a step of training cannot do without: weights read forward and backward, gradients

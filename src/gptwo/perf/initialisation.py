@@ -56,9 +56,11 @@ def init(
     engine: str = "native",
     dtype: str | None = None,
     threads: int | None = None,
+    since: float | None = None,
 ) -> dict[str, Any]:
     """Seconds of each step of a start of this engine; ``read cold`` is None where the disk's cache cannot be emptied.
 
+    python        from ``since`` (``time.time()`` of who started this process) to here; left out without it
     import        of all modules that it needs
     device        the threads of the native engine; of torch the CUDA context, or its threads
     read cold     all weight files from the disk; not counted, as the next steps find them in memory
@@ -70,7 +72,11 @@ def init(
     capture       torch on a GPU: the tokens after it, until they are decoded in a CUDA graph
     """
     start = _native if engine == "native" else _torch
-    return start(Steps(), Path(model), device=device, dtype=dtype, threads=threads)
+    steps = Steps()
+    if since is not None:
+        # The only clock that two processes share; it may have been set back in between.
+        steps.keep("python", max(0.0, time.time() - since))
+    return start(steps, Path(model), device=device, dtype=dtype, threads=threads)
 
 
 def _read(steps: Steps, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from gptwo.base.errors import GptwoError
 from gptwo.config import GPT2Config
 from gptwo.perf.ceilings import Ceilings
 from gptwo.perf.statistics import summarise
-from gptwo.perf.workload import FULL, QUICK, REFERENCE, Case, Contender, groups
+from gptwo.perf.workload import FULL, QUICK, REFERENCE, Case, Contender, groups, not_in_quick
 
 Ask = Callable[[dict[str, Any]], Any]
 Progress = Callable[[int, int, str], None]
@@ -103,8 +104,9 @@ class Measuring:
         """Summaries of every step from the shell to the first token, over fresh processes; None where it failed."""
         found = [
             answer
-            for number in range(self._effort.starts)
-            if (answer := self._tried(f"start of {one}", self._question("init", one))) is not None
+            for _ in range(self._effort.starts)
+            if (answer := self._tried(f"start of {one}", self._question("init", one, since=time.time())))
+            is not None
         ]
         if not found:
             return None
@@ -129,6 +131,8 @@ class Measuring:
         """The answers of all rounds for each case, in turn; of a case that failed there is none."""
         grouped = groups(config, self.contenders, quick=self._settings.quick)
         answers: dict[Case, list[dict[str, Any]]] = {case: [] for group in grouped for case in group}
+        if self._settings.quick:
+            self.left_out += not_in_quick(self.contenders)
         # A quick run has one process for all cases of a contender, a full one a process for each.
         turns = [list(answers)] if self._settings.quick else grouped
         for turn in turns:
@@ -146,11 +150,6 @@ class Measuring:
                     for case, answer in zip(cases, found, strict=False):
                         answers[case].append(answer)
         return {case: found for case, found in answers.items() if found}
-
-    def _is_due(self, case: Case, number: int, answers: dict[Case, list[dict[str, Any]]]) -> bool:
-        """Not after it has failed; and a quick run, which has no time for more, has training steps once."""
-        once = self._settings.quick and case.kind == "train"
-        return number == 0 or (bool(answers[case]) and not once)
 
     def energy(self) -> dict[str, Any]:
         """Joules per token written, of every contender whose device has a counter; else why there is none."""
@@ -174,17 +173,13 @@ class Measuring:
             return None
 
     def _case_question(self, case: Case) -> dict[str, Any]:
-        effort = self._effort
-        shape: dict[str, Any] = {"batch": case.batch}
+        shape: dict[str, Any] = {"batch": case.batch, "samples": self._effort.samples(case)}
         if case.kind == "decode":
-            shape |= {"past": case.past, "samples": case.tokens, "with_text": case.with_text}
-        elif case.kind == "prefill":
-            shape |= {"tokens": case.tokens, "samples": effort.passes, "with_text": case.with_text}
+            shape["past"] = case.past
         else:
-            shape |= {
-                "tokens": case.tokens,
-                "samples": effort.steps if case.kind == "train" else effort.passes,
-            }
+            shape["tokens"] = case.tokens
+        if case.kind in ("prefill", "decode"):
+            shape["with_text"] = case.with_text
         return self._question(case.kind, case.contender, **shape)
 
     def _question(self, what: str, one: Contender, **more: Any) -> dict[str, Any]:

@@ -26,31 +26,43 @@ def representative(rows: Sequence[dict[str, Any]], kind: str) -> Contender | Non
 
     It must have been timed in forward passes, prompts and tokens; None where nobody was.
     """
+    found = _token_seconds(rows, kind)
+    return min(found, key=lambda one: (one.dtype != "fp32", found[one]), default=None)
+
+
+def quickest(rows: Sequence[dict[str, Any]], kind: str) -> Contender | None:
+    """The one that writes fastest in whatever dtype, where that is another than the ``representative``."""
+    found = _token_seconds(rows, kind)
+    one = min(found, key=lambda one: found[one], default=None)
+    return None if one == representative(rows, kind) else one
+
+
+def _token_seconds(rows: Sequence[dict[str, Any]], kind: str) -> dict[Contender, float]:
+    """Of those that were timed in everything, the least median of a token."""
     own = [row for row in _plain(rows) if row["device"].startswith(kind)]
     found: dict[Contender, float] = {}
     for row in own:
         if row["kind"] == "decode":
             one = Contender(row["device"], row["engine"], row["dtype"])
             found[one] = min(found.get(one, float("inf")), row["seconds"]["median"])
-    whole = [
-        one
-        for one in found
-        if {"forward", "prefill", "decode"} <= {row["kind"] for row in own if _is_of(row, one)}
-    ]
-    return min(whole, key=lambda one: (one.dtype != "fp32", found[one]), default=None)
+    return {
+        one: seconds
+        for one, seconds in found.items()
+        if {"forward", "prefill", "decode"} <= {row["kind"] for row in own if is_of(row, one)}
+    }
 
 
 def measured_side(
     one: Contender, rows: Sequence[dict[str, Any]], starts: Sequence[dict[str, Any]], name: str
 ) -> Side:
     """A contender that was timed; between the shapes that were, seconds are interpolated over the tokens of a pass."""
-    own = [row for row in _plain(rows) if _is_of(row, one)]
+    own = [row for row in _plain(rows) if is_of(row, one)]
     forward = _Curve({row["batch"] * row["tokens"]: row for row in own if row["kind"] == "forward"})
     prefill = _Curve({row["tokens"]: row for row in own if row["kind"] == "prefill"})
     depths = {row["past"]: row for row in own if row["kind"] == "decode"}
     places = sorted(depths)
     tokens = [depths[place]["seconds"]["median"] for place in places]
-    start = next((entry["total"]["median"] for entry in starts if _is_of(entry, one)), 0.0)
+    start = next((entry["total"]["median"] for entry in starts if is_of(entry, one)), 0.0)
     return Side(
         device=one.device,
         label=f"{name}, {one.engine} {one.dtype}",
@@ -60,7 +72,8 @@ def measured_side(
         prefill=prefill,
         token=lambda past: float(np.interp(past, places, tokens)),
         basis=(
-            "medians of the cases; between them, straight lines over tokens (logarithms of both for passes)",
+            "medians of the cases; between them, straight lines over tokens (logarithms of both for passes); shorter "
+            "passes as long as the shortest, longer ones as long for each token as the longest",
         ),
     )
 
@@ -113,7 +126,8 @@ def _plain(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _is_of(entry: dict[str, Any], one: Contender) -> bool:
+def is_of(entry: dict[str, Any], one: Contender) -> bool:
+    """Whether a case or a start of the record is this contender's."""
     return (entry["device"], entry["engine"], entry["dtype"]) == tuple(one)
 
 

@@ -2,38 +2,108 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
+
+_KINDS = {
+    "decode": "writing, one more token",
+    "prefill": "reading a prompt",
+    "forward": "a forward pass, all logits",
+    "train": "a training step",
+}
+_WIDTH = 100
 
 
 def summary(record: dict[str, Any]) -> str:
-    """The cases in a table, with what limits each, and what to know about the run."""
+    """The cases in a table, with what limits each; the paper's table; and what to know about the run."""
     model, machine = record["model"], record["environment"]
     lines = [
-        f"{model['name']}: {model['parameters']:,} parameters ({model['weights']}) on {machine['processor']}, "
-        f"{machine['threads']} threads; {record['seconds']:.0f} s",
-        "",
-        f"{'case':54} {'median':>10}  {'95% interval':>21}  {'tokens/s':>9}  "
-        f"{'share':>5}  {'bound by':10}  {'memory':>8}",
+        f"{model['name']} on {machine['processor']}, {machine['threads']} threads: {model['parameters']:,} parameters, "
+        f"weights {model['weights']}; {record['seconds']:.0f} s",
     ]
-    for case in record["cases"]:
-        if case["measured"]:
-            lines.append(_case(case))
-    for entry in record["ceilings"]:
-        lines.append(f"ceilings of {entry['device']}: {_ceilings(entry['before'])}")
+    for kind, title in _KINDS.items():
+        cases = [case for case in record["cases"] if case["kind"] == kind and case["measured"]]
+        if cases:
+            lines += [
+                "",
+                f"{title:28} {'':18} {'median':>8}  {'95% interval':>19}  {'tokens/s':>8}  "
+                f"{'share':>5}  {'bound by':10}  {'memory':>8}",
+                *map(_case, cases),
+            ]
+    lines += [*_paper(record), ""]
     if record["crossing"]:
-        lines.append(f"CPU or GPU: {record['crossing']['verdict']}")
-    lines += [f"not timed: {entry['what']}: {entry['why']}" for entry in record["left_out"]]
-    lines += [f"not quiet: {why}" for why in record["quiet"]["reasons"]]
+        lines += [*_wrapped("CPU or GPU", record["crossing"]["verdict"])]
+    starts = [
+        f"{_contender(entry)} {duration(entry['total']['median'])}" for entry in record["initialisation"]
+    ]
+    if starts:
+        lines += _wrapped("from the shell to the first token", ", ".join(starts))
+    for entry in record["ceilings"]:
+        lines += _wrapped(f"ceilings of {entry['device']}", _ceilings(entry["before"]))
+    agree = sum(row["ok"] for row in record["agreement"])
+    lines.append(f"agreement: {agree} of {len(record['agreement'])} comparisons within what rounding allows")
+    energy = record["energy"]
+    lines += [
+        f"energy of {row['case']}: {row['joules_per_token']:.3g} J per token ({row['source']})"
+        for row in energy["rows"]
+    ] or _wrapped("energy", f"not measured: {energy['why'] or 'nothing was left to measure'}")
+    for entry in record["left_out"]:
+        lines += _wrapped("not timed", f"{entry['what']}: {entry['why']}")
+    for why in record["quiet"]["reasons"]:
+        lines += _wrapped("not quiet", why)
     return "\n".join(lines)
+
+
+def _wrapped(what: str, text: str) -> list[str]:
+    return textwrap.wrap(f"{what}: {text}", _WIDTH, subsequent_indent="  ")
 
 
 def _case(case: dict[str, Any]) -> str:
     seconds = case["seconds"]
     interval = f"{duration(seconds['low'])} - {duration(seconds['high'])}"
+    if case["kind"] == "decode":
+        several = f", {case['batch']} texts" if case["batch"] > 1 else ""
+        shape = f"after {case['past']:,}{several}"
+    else:
+        shape = f"{case['batch']}×{case['tokens']:,}"
+    shape += ", text" if case["with_text"] else ""
     return (
-        f"{case['id']:54} {duration(seconds['median']):>10}  {interval:>21}  {case['tokens_per_s']:9,.0f}  "
-        f"{case['share']:5.0%}  {case['bound_by']:10}  {case['peak_memory_bytes'] / 1e6:5,.0f} MB"
+        f"  {_contender(case):26} {shape:18} {duration(seconds['median']):>8}  {interval:>19}  "
+        f"{case['tokens_per_s']:8,.0f}  {case['share']:5.0%}  {case['bound_by']:10}  "
+        f"{case['peak_memory_bytes'] / 1e6:5,.0f} MB"
     )
+
+
+def _contender(entry: dict[str, Any]) -> str:
+    return f"{entry['engine']} {entry['dtype']} on {entry['device']}"
+
+
+def _paper(record: dict[str, Any]) -> list[str]:
+    """The paper's table; a column of the GPU that is predicted says so."""
+    if not record["paper"]:
+        return []
+    cpu, gpu = record["crossing"]["cpu"].rpartition(", ")[2], record["crossing"]["gpu"].partition(",")[0]
+    if not record["crossing"]["gpu_measured"]:
+        gpu += ", predicted"
+    columns = {
+        "paper_cpu": "paper, CPU",
+        "paper_gpu": "paper, GPU",
+        "torch": "here, PyTorch",
+        "cpu": f"here, {cpu}",
+        "gpu": gpu,
+    }
+    widths = {
+        key: max(len(title), *(len(row[key]) for row in record["paper"])) for key, title in columns.items()
+    }
+    first = max(len(row["what"]) for row in record["paper"])
+    rows = [{"what": "the paper's §7", **columns}, *record["paper"]]
+    return [
+        "",
+        *(
+            f"{row['what']:{first}}  " + "  ".join(f"{row[key]:>{width}}" for key, width in widths.items())
+            for row in rows
+        ),
+    ]
 
 
 def _ceilings(found: dict[str, Any]) -> str:

@@ -109,7 +109,7 @@ def train(
                 return loss
 
             loss, norm = accumulate_gradients(network, forward, update_rule, batches(), dtype=kind)
-            torch.stack((loss, norm)).tolist()
+            look(loss, norm)
             parts.end("backward")
             update(
                 network, update_rule, norm,
@@ -125,6 +125,11 @@ def train(
         "memory_before_bytes": before,
         "description": f"torch on {place} in {kind}, {optimizer}{', compiled' if compiled else ''}",
     }
+
+
+def look(loss: Tensor, norm: Tensor) -> None:
+    """As training does in each step, to print them and to see whether they are finite."""
+    torch.stack((loss, norm)).tolist()
 
 
 def _timed(batches: Iterator[tuple[Tensor, ...]], parts: Parts) -> Iterator[tuple[Tensor, ...]]:

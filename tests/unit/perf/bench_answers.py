@@ -21,6 +21,15 @@ CEILINGS = Ceilings(
     transfers=None,
     measured_at="2026-11-24T00:00:00+00:00",
 )
+_LINE = {"latency_s": 1e-5, "bytes_per_s": 1e10, "samples": [[4096, 1e-5], [1 << 26, 7e-3]]}
+ON_GPU = replace(
+    CEILINGS,
+    device="cuda:0",
+    name="A GPU",
+    matmul_flops_per_s={"fp32": 1e13, "bf16": 1e14},
+    read_bytes_per_s=1e12,
+    transfers={way: {"pageable": _LINE, "pinned": _LINE} for way in ("host_to_device", "device_to_host")},
+)
 
 
 class Answers:
@@ -51,7 +60,8 @@ class Answers:
     def _ceilings(self, question: dict[str, Any]) -> dict[str, Any]:
         factor = 1 + self._drift * self._measured_ceilings
         self._measured_ceilings += 1
-        return replace(CEILINGS, read_bytes_per_s=factor * CEILINGS.read_bytes_per_s).to_json()
+        known = CEILINGS if question["device"] == "cpu" else ON_GPU
+        return replace(known, read_bytes_per_s=factor * known.read_bytes_per_s).to_json()
 
     def _agreement(self, question: dict[str, Any]) -> list[dict[str, Any]]:
         rows = []
@@ -65,6 +75,7 @@ class Answers:
     def _init(self, question: dict[str, Any]) -> dict[str, Any]:
         return {
             "steps": [
+                {"name": "python", "seconds": 0.0, "counts": True, "note": None},
                 {"name": "import", "seconds": 0.1, "counts": True, "note": None},
                 {"name": "read cold", "seconds": None, "counts": False, "note": "no way to empty the cache"},
                 {"name": "first token", "seconds": 0.2, "counts": True, "note": None},
@@ -83,7 +94,11 @@ class Answers:
 
     @staticmethod
     def _case(request: dict[str, Any]) -> dict[str, Any]:
-        seconds = [0.01 * request["batch"] * (1 + 0.01 * number) for number in range(request["samples"])]
+        # A GPU takes a twentieth, and 8 bits a half.
+        factor = (0.05 if request["device"] != "cpu" else 1.0) * (0.5 if request["dtype"] == "int8" else 1.0)
+        seconds = [
+            factor * 0.01 * request["batch"] * (1 + 0.01 * number) for number in range(request["samples"])
+        ]
         answer: dict[str, Any] = {"seconds": seconds, "peak_memory_bytes": 2 * 10**8}
         if request["what"] == "decode":
             answer["first_token_s"] = 0.05 if request["past"] else None

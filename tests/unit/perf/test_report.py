@@ -9,140 +9,34 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from bench_answers import Answers
 
 from gptwo.base.errors import StorageError
+from gptwo.config import GPT2Config
+from gptwo.perf import report
+from gptwo.perf.bench import bench
+from gptwo.perf.measuring import Settings
 from gptwo.perf.report import html, pngs, words
+from gptwo.tokenizer.build import build_byte
+from random_checkpoint import write_random_checkpoint
+
+CONFIG = GPT2Config(n_layer=2, n_head=2, n_embd=16, context=64, vocab_size=257, dropout=0.0)
 
 
-def summary(median: float) -> dict[str, Any]:
-    return {
-        "median": median,
-        "low": 0.98 * median,
-        "high": 1.03 * median,
-        "n": 3,
-        "p50": median,
-        "p95": 1.1 * median,
-        "p99": None,
-        "samples": [0.98 * median, median, 1.03 * median],
-    }
-
-
-def case(kind: str, seconds: float, **changes: Any) -> dict[str, Any]:
-    return {
-        "id": f"{kind}-{seconds}",
-        "kind": kind,
-        "device": "cpu",
-        "engine": "native",
-        "dtype": "fp32",
-        "batch": 1,
-        "tokens": 1,
-        "past": 0,
-        "with_text": False,
-        "seconds": summary(seconds),
-        "tokens_per_s": 1 / seconds,
-        "split": None,
-        "flops": 250_000_000,
-        "bytes": 500_000_000,
-        "floor_s": 0.8 * seconds,
-        "share": 0.8,
-        "bound_by": "memory",
-        "peak_memory_bytes": 800_000_000,
-        "predicted_memory_bytes": 790_000_000,
-        "predicted_s": 0.95 * seconds,
-        "measured": True,
-        **changes,
-    }
+@pytest.fixture(scope="module")
+def of_bench(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = write_random_checkpoint(tmp_path_factory.mktemp("models") / "tiny", CONFIG, dtype=torch.float32)
+    build_byte().save(folder)
+    return bench(Settings(model=str(folder), devices=("cpu",), quick=True, gpu="h100"), ask=Answers())
 
 
 @pytest.fixture
-def record() -> dict[str, Any]:
-    """One of a machine without a GPU."""
-    ceilings = {
-        "matmul_flops_per_s": {"fp32": 1.95e11},
-        "read_bytes_per_s": 4.2e10,
-        "copy_bytes_per_s": 2.6e10,
-        "dispatch_s": 1.2e-6,
-        "launch_s": 2.1e-6,
-        "transfers": None,
-    }
-    split = {"data": 0.001, "forward": 0.5, "backward": 1.0, "optimizer": 0.299}
-    predicted = {
-        "seconds": None,
-        "share": None,
-        "peak_memory_bytes": None,
-        "measured": False,
-        "device": "H100",
-    }
-    return {
-        "schema": "gptwo-bench/1",
-        "created": "2026-11-24T20:01:02+00:00",
-        "gptwo": "0.1.0",
-        "commit": "abc123",
-        "quick": True,
-        "seconds": 84.2,
-        "model": {"name": "gpt2", "config": {}, "parameters": 124_439_808, "weights": "random, seed 0"},
-        "environment": {"processor": "A processor", "flags": ["avx2"], "blas": {"mkl": "2024"}, "cores": 2},
-        "quiet": {"ok": True, "reasons": []},
-        "devices": [
-            {"name": "cpu", "kind": "cpu", "label": "A processor, 2 cores", "measured": True},
-            {"name": "H100", "kind": "cuda", "label": "NVIDIA H100", "measured": False},
-        ],
-        "ceilings": [{"device": "cpu", "before": ceilings, "after": ceilings, "drift": 0.0}],
-        "agreement": [
-            {
-                "a": "native fp32",
-                "b": "torch fp32",
-                "what": "logits",
-                "largest": 3e-5,
-                "allowed": 1e-4,
-                "ok": True,
-            }
-            | {"why": "sums in another order"}
-        ],
-        "left_out": [{"what": "native int4", "why": "its logits differ"}],
-        "initialisation": [
-            {
-                "device": "cpu",
-                "engine": "native",
-                "dtype": "fp32",
-                "steps": [
-                    {"name": "import", "summary": summary(0.11)},
-                    {"name": "pack", "summary": summary(0.2)},
-                ],
-                "total": summary(0.31),
-            }
-        ],
-        "cases": [
-            case("decode", 0.0125),
-            case("decode", 0.0137, past=1000),
-            case("prefill", 0.5, tokens=512, bound_by="compute", tokens_per_s=1024.0),
-            case("forward", 0.06, engine="torch", tokens=32),
-            case("forward", 0.2, engine="torch", tokens=32, batch=4),
-            case("train", 1.8, engine="torch", tokens=64, batch=4, split=split, tokens_per_s=142.0),
-            case("decode", 0.0005) | predicted,
-        ],
-        "crossing": {
-            "gpu_measured": False,
-            "cpu": "A processor, native fp32",
-            "gpu": "NVIDIA H100, torch bf16",
-            "by_tokens": [
-                {"tokens": n, "cpu_s": 0.3 + n / 80, "gpu_s": 6 + n / 2000} for n in (1, 10, 100, 1000)
-            ],
-            "points": {"tokens": 475},
-            "verdict": "Below 475 tokens this CPU is done first.",
-        },
-        "energy": {"measured": False, "why": "no counters can be read"},
-        "paper": [
-            {
-                "what": "a forward pass",
-                "paper_cpu": "20 s",
-                "paper_gpu": "30 ms",
-                "cpu": "55 ms",
-                "gpu": "0.5 ms",
-            }
-            | {"gpu_measured": False}
-        ],
-    }
+def record(of_bench: dict[str, Any]) -> dict[str, Any]:
+    """What ``bench`` makes on a quiet machine without a GPU."""
+    found = copy.deepcopy(of_bench)
+    found["quiet"] = {"ok": True, "others_share": 0.0, "reasons": []}
+    return found
 
 
 class Page(HTMLParser):
@@ -165,52 +59,91 @@ class Page(HTMLParser):
         self.text += data
 
 
+def shown(record: dict[str, Any]) -> str:
+    return re.sub(r"\s+", " ", Page(html(record)).text)
+
+
 def test_page_shows_each_figure_and_fetches_nothing(record: dict[str, Any]) -> None:
     text = html(record)
-    page = Page(text)
-    shown = re.sub(r"\s+", " ", page.text)
+    page, written = Page(text), shown(record)
     for part in (
-        "80 tokens/s",  # the faster of the two decoding cases
-        "1,024 tokens/s",
-        "124,439,808 parameters",
-        "13.7 ms",
-        "13.4–14.1 ms",
-        "195 GFLOP/s",
-        "42 GB/s",
-        "Below 475 tokens this CPU is done first.",
-        "native int4 (its logits differ)",
-        "Not measured: no counters can be read.",
+        "179 tokens/s",  # writing with the faster of the two that write
+        "11,728 parameters, weights the model's own · 2 threads",
+        "native int8, after 40 tokens; ",
+        "the quick form",
+        "20 GB/s",
+        "100 GFLOP/s",
+        "prompts and writing with torch fp32 on cpu (--quick times",
+        "no way to empty the cache",  # beside a start
+        "read cold",
+        "sums in another order",
+        "Not measured: no counters.",
         "A processor",
     ):
-        assert part in shown, part
+        assert part in written, part
     assert not page.fetched
     assert "@import" not in text
     assert "url(http" not in text
     assert len(page.ids) == len(set(page.ids)), "two elements have the same id"
     assert page.tags.count("figure") == 6
-    assert "not quiet" not in shown
+    assert "not quiet" not in written
+
+
+def test_every_case_stands_in_its_table(record: dict[str, Any]) -> None:
+    page = shown(record)
+    for case in record["cases"]:
+        if case["measured"]:
+            assert words.seconds(case["seconds"]["median"]) in page
+            assert words.interval(case["seconds"]) in page
+        assert words.seconds(case["floor_s"]) in page
+    for title in ("Writing: one more token", "Reading a prompt", "A forward pass, to the", "A training step"):
+        assert title in page
+    firsts = [case["first_token_s"]["median"] for case in record["cases"] if case["first_token_s"]]
+    assert firsts
+    assert all(words.seconds(first) in page for first in firsts)
+
+
+def test_a_p99_has_a_column_where_there_is_one(record: dict[str, Any]) -> None:
+    assert "p99" not in shown(record)
+    case = next(case for case in record["cases"] if case["kind"] == "decode" and case["measured"])
+    case["seconds"]["p99"] = 0.0777
+    page = shown(record)
+    assert "p99" in page
+    assert "77.7 ms" in page
 
 
 def test_a_device_that_is_not_here_is_a_prediction(record: dict[str, Any]) -> None:
-    shown = re.sub(r"\s+", " ", Page(html(record)).text)
-    assert "here, GPU (predicted)" in shown
-    assert "decode, native fp32, H100 (predicted)" in shown
-    assert "NVIDIA H100, torch bf16 (predicted)" in shown
+    page = shown(record)
+    label = next(entry["label"] for entry in record["devices"] if not entry["measured"])
+    assert "H100" in label
+    assert f"{label} (predicted)" in page
+    assert "a prediction from its data sheet, not a measurement" in page
+    # In the paper's table, in every table of cases, and in the plots of passes by batch and of the crossing.
+    assert page.count(f"{label} (predicted)") >= 1 + len({case["kind"] for case in record["cases"]}) + 2
     # What was not measured is no candidate for the figures at the head.
-    assert "2,000 tokens/s" not in shown
+    assert all(entry["case"]["measured"] for entry in report._best(record))
 
 
 def test_a_machine_that_was_not_quiet_is_said(record: dict[str, Any]) -> None:
     record["quiet"] = {"ok": False, "reasons": ["reading memory drifted by 7%"]}
-    shown = Page(html(record)).text
-    assert "This machine was not quiet" in shown
-    assert "reading memory drifted by 7%" in shown
+    page = Page(html(record)).text
+    assert "This machine was not quiet" in page
+    assert "reading memory drifted by 7%" in page
+
+
+def test_what_differs_is_seen(record: dict[str, Any]) -> None:
+    assert "DIFFER" not in shown(record)
+    record["agreement"][0] |= {"ok": False, "largest": None}
+    page = shown(record)
+    assert "DIFFER" in page
+    assert "no number" in page
 
 
 def test_names_are_text_and_never_markup(record: dict[str, Any]) -> None:
     name = '<script>alert(1)</script> & "x" $y^2$'
     record["model"]["name"] = name
-    record["crossing"]["cpu"] = name
+    record["environment"]["processor"] = name
+    record["devices"][-1]["label"] = name
     page = Page(html(record))
     assert "script" not in page.tags
     assert name in page.text
@@ -230,8 +163,7 @@ def test_colours_follow_the_theme(record: dict[str, Any]) -> None:
 
 def test_what_was_not_measured_has_no_plot(record: dict[str, Any]) -> None:
     bare = copy.deepcopy(record)
-    bare["cases"], bare["initialisation"] = [], []
-    bare["crossing"]["by_tokens"] = []
+    bare["cases"], bare["initialisation"], bare["crossing"] = [], [], None
     assert "<svg" not in html(bare)
 
 
@@ -242,12 +174,12 @@ def test_pngs(record: dict[str, Any], tmp_path: Path) -> None:
     }
     written = pngs(record, tmp_path / "plots")
     assert [path.stem for path in written] == [
-        "roofline",
+        "crossing",
         "latency-by-batch",
+        "roofline",
         "decode",
         "training-step",
         "initialisation",
-        "crossing",
         "transfers",
     ]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
@@ -270,6 +202,11 @@ def test_pngs(record: dict[str, Any], tmp_path: Path) -> None:
         (words.rate(1.95e11, "FLOP"), "195 GFLOP/s"),
         (words.count(124_439_808), "124,439,808"),
         (words.count(70.31), "70.3"),
+        (words.short(100_000), "100k"),
+        (words.short(0.1), "0.1"),
+        (words.distance(7.7e-6), "8·10⁻⁶"),
+        (words.distance(0.0731), "0.073"),
+        (words.distance(None), "no number"),
         (words.share(0.834), "83%"),
         (words.interval({"low": 0.0009, "high": 0.0011}), "900 µs – 1.1 ms"),
     ],

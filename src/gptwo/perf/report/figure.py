@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 # In an SVG each of these becomes a variable of the page's style sheet, which has it in a light and a dark form. These
 # are the light form, and a PNG's.
 INK, MUTED, GRID = "#1d2430", "#5d6778", "#dfe3ea"
-SERIES = ("#2563a8", "#c2571a", "#1f7a54", "#8a4fb0", "#a8741a", "#b23a5b")
+SERIES = ("#2563a8", "#c2571a", "#1f7a54", "#8a4fb0", "#a8741a", "#b23a5b", "#1b7f8c", "#7a8290")
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line"} | {
     colour: f"--series-{number}" for number, colour in enumerate(SERIES, start=1)
 }
 # Inches. At 72 units an inch this is the width of a phone's column, so that letters there have the size they have here.
-_WIDTH = 5.0
+_WIDTH = 4.5
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9,

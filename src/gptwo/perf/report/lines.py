@@ -19,7 +19,13 @@ def colour(names: Sequence[Any], name: Any) -> str:
     return SERIES[names.index(name) % len(SERIES)]
 
 
-def line(axes: Axes, points: Sequence[tuple[float, dict[str, Any]]], label: str, colour: str) -> None:
+# For what tells lines of one colour apart.
+STYLES: Sequence[Any] = ("-", (0, (4, 2)), (0, (1, 1.5)))
+
+
+def line(
+    axes: Axes, points: Sequence[tuple[float, dict[str, Any]]], label: str, colour: str, style: Any = "-"
+) -> None:
     """Medians with their intervals."""
     medians = [summary["median"] for _, summary in points]
     reach = [
@@ -34,6 +40,7 @@ def line(axes: Axes, points: Sequence[tuple[float, dict[str, Any]]], label: str,
         marker="o",
         markersize=3.5,
         linewidth=1.4,
+        linestyle=style,
         elinewidth=0.9,
         capsize=2,
         label=label,
@@ -68,9 +75,27 @@ def grouped(cases: Sequence[Case], keys: tuple[str, ...]) -> dict[tuple[Any, ...
     return dict(groups)
 
 
-def label(name: Sequence[Any], record: dict[str, Any], last: str = "") -> str:
-    """``native int8``, with the device where there are several, and what else tells a line from its neighbours."""
+def label(name: Sequence[Any], record: dict[str, Any]) -> str:
+    """``native int8``, with the device where several were measured."""
     device, engine, dtype = name[:3]
     several = sum(entry["measured"] for entry in record["devices"]) > 1
-    label = f"{device} {engine} {dtype}" if several else f"{engine} {dtype}"
-    return f"{label}, {last.format(name[3])}" if last else label
+    return f"{device} {engine} {dtype}" if several else f"{engine} {dtype}"
+
+
+def colour_of(record: dict[str, Any], name: str) -> str:
+    """The same in every plot for what runs a model, by its ``label``."""
+    own = ordered(label((case["device"], case["engine"], case["dtype"]), record) for case in measured(record))
+    return colour(own, name)
+
+
+def predicted_label(record: dict[str, Any]) -> str:
+    """What a device that is not here is called, marked as what it is."""
+    (gpu,) = [entry for entry in record["devices"] if not entry["measured"]]
+    return f"{gpu['label']} (predicted)"
+
+
+def legend(axes: Axes, columns: int = 2) -> None:
+    """Above the axes, where it covers nothing; more columns do not fit a phone."""
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, columnspacing=1.2, handlelength=1.8
+    )

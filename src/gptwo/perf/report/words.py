@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 
 def seconds(value: float | None) -> str:
     """``1.8 s``, ``12.4 ms``, ``310 µs``: three digits, in the unit that needs no zeros."""
@@ -34,9 +36,24 @@ def count(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 or value == int(value) else _digits(value)
 
 
+def short(value: float) -> str:
+    """A number at an axis: ``0.1``, ``10``, ``1k``, ``100M``."""
+    return _in_thousands(value, ("", "k", "M", "G", "T", "P")).replace(" ", "")
+
+
 def share(value: float | None) -> str:
     """``73%``; above 1 as ``101%``, which says that the ceiling was measured lower than what was reached."""
     return "–" if value is None else f"{value:.0%}"
+
+
+def distance(value: float | None) -> str:
+    """``0.073``, ``8·10⁻⁶``; None is of what was not finite."""
+    if value is None:
+        return "no number"
+    if value == 0 or value >= 1e-3:
+        return f"{value:.2g}"
+    digits, _, exponent = f"{value:.0e}".partition("e")
+    return f"{digits}·10{str(int(exponent)).translate(_RAISED)}"
 
 
 def interval(summary: dict[str, Any] | None) -> str:
