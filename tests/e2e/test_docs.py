@@ -1,7 +1,7 @@
 """The documentation, held to the code: its examples run, its links and names exist, its tables are complete.
 
-Pages in docs/guides are programs. Their blocks run in order in one temporary folder per page, which holds ``texts/``,
-``more/`` and, where no block makes it, the trained run ``runs/mine``:
+Pages in docs/guides, and docs/explain-api.md, are programs. Their blocks run in order in one temporary folder per
+page, which holds ``texts/``, ``more/`` and, where no block makes it, the trained run ``runs/mine``:
 
     ```sh       runs in bash, which must succeed; ``gptwo train`` gets ``SMALLER`` behind its own flags.
                 ``gptwo serve`` is started, and answers until the page ends or starts another one; it listens at a
@@ -46,7 +46,7 @@ from gptwo.train.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+GUIDES = sorted([*(ROOT / "docs" / "guides").glob("*.md"), ROOT / "docs" / "explain-api.md"])
 # What makes the guides' trainings a matter of seconds. The last of two equal flags wins.
 SMALLER = "--n-layer 1 --n-head 2 --n-embd 32 --context 32 --batch-tokens 256 --steps 4 --sample-tokens 4"
 SMALLER_RESUMED = "--steps 6"
@@ -234,7 +234,8 @@ def test_the_examples_of_a_guide_run(
     for name in ("texts", "more"):
         shutil.copytree(world / name, here / name)
     if "--out runs/mine" not in text:
-        run = request.getfixturevalue("served") if page.name == "serve.md" else world / "runs" / "mine"
+        serves = page.name in ("serve.md", "explain-api.md")
+        run = request.getfixturevalue("served") if serves else world / "runs" / "mine"
         shutil.copytree(run, here / "runs" / "mine")
     with contextlib.chdir(here):
         ran = run_page(text, environment)

@@ -27,6 +27,8 @@ class Picture(NamedTuple):
 def tensor(explanation: Explanation, asked: TensorQuery) -> Picture:
     """Of one head or all, those rows and columns; means of fields where there are more than ``size``."""
     if asked.name == "logits":
+        if asked.head is not None:
+            raise _no_heads()
         rows = _slice("rows", asked.rows, len(explanation.tokens))
         # All of them may be a gigabyte: those rows alone, whose least and largest these then are.
         whole = _logits(explanation, rows)
@@ -73,9 +75,13 @@ def _logits(explanation: Explanation, rows: slice) -> Tensor:
 
 def _of_head(whole: Tensor, head: int) -> Tensor:
     if whole.dim() < 3:
-        raise ApiError(400, "this tensor has no heads; leave head out", param="head")
+        raise _no_heads()
     _require("head", head, len(whole))
     return whole[head]
+
+
+def _no_heads() -> ApiError:
+    return ApiError(400, "this tensor has no heads; leave head out", param="head")
 
 
 def _require(name: str, value: int, count: int) -> None:

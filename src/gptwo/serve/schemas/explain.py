@@ -18,7 +18,11 @@ Index = Annotated[int, Field(ge=0, le=MOST)]
 Step = Annotated[
     int, Field(ge=0, le=MOST, description="a checkpoint of the run; left out: the one that is served")
 ]
-Range = Annotated[str, Field(pattern=r"^[0-9]{0,9}:[0-9]{0,9}$", description="as Python's slices, 0:64")]
+Range = Annotated[
+    str,
+    Field(pattern=r"^[0-9]{0,9}:[0-9]{0,9}$", description="as Python's slices, 0:64"),
+    expecting("a range such as 0:64"),
+]
 
 
 class Place(RequestBody):
