@@ -1,8 +1,8 @@
 """Write the tables of docs/performance.md from benchmarks/history/: `python benchmarks/performance.py [--check]`.
 
 Every bar of decoding is that of the newest run of GPT-2 124M that measured it, so that the parts may be run one by one;
-those of serving, and plans beside measurements, are of the newest whole run. The prose of the page is written by hand;
-what stands between the markers is made here.
+the other tables (serving, plans, what `gptwo bench` found, how ceilings repeat) are of the newest whole run. The prose
+is written by hand; what stands between the markers is made here.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ from typing import Any
 import record
 from serving import bars as serving
 
+from gptwo.perf.ceilings import QUIET_DRIFT
 from gptwo.perf.environment import BUSY
+from gptwo.perf.report import words
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- made by benchmarks/performance.py: begin -->", "<!-- end -->"
 BEGIN_SERVE = "<!-- made by benchmarks/performance.py: begin serve -->"
 BEGIN_PLAN = "<!-- made by benchmarks/performance.py: begin plan -->"
+BEGIN_BENCH = "<!-- made by benchmarks/performance.py: begin bench -->"
+BEGIN_CEILINGS = "<!-- made by benchmarks/performance.py: begin ceilings -->"
 SIZE = "gpt2"
 
 
@@ -165,6 +169,83 @@ def plan_tables(history: Path) -> str:
     )
 
 
+def bench_tables(history: Path) -> str:
+    """Of the newest record: the paper's table, every case by what ran it, and what to know of the run."""
+    if not history.exists():
+        return "Not measured yet: `gptwo bench gpt2 --json RECORD.json` and `python benchmarks/bench.py RECORD.json`."
+    found = json.loads(history.read_text(encoding="utf-8").splitlines()[-1])
+    crossed, machine, quiet = found["crossing"], found["environment"], found["quiet"]
+    gpu = crossed["gpu"].partition(",")[0] + ("" if crossed["gpu_measured"] else " (a prediction)")
+    head = [
+        "§7",
+        "paper, CPU",
+        "paper, GPU",
+        "here, PyTorch",
+        f"here, {crossed['cpu'].rpartition(', ')[2]}",
+        gpu,
+    ]
+    paper = [
+        [row[key] for key in ("what", "paper_cpu", "paper_gpu", "torch", "cpu", "gpu")]
+        for row in found["paper"]
+    ]
+    by_shape: dict[str, dict[str, str]] = {}
+    engines: dict[str, None] = {}
+    for case in found["cases"]:
+        if case["measured"]:
+            engine = f"{case['engine']} {case['dtype']}"
+            engines[engine] = None
+            figure = f"{words.seconds(case['seconds']['median'])} ({case['share']:.0%})"
+            by_shape.setdefault(_shape(case), {})[engine] = figure
+    cases = [
+        [shape, *(figures.get(engine, "-") for engine in engines)] for shape, figures in by_shape.items()
+    ]
+    closing = (
+        f"{crossed['verdict']} {found['created'][:10]}, commit {found['commit']}, {machine['processor']} "
+        f"({machine['capability']}), {machine['threads']} threads, {found['seconds']:.0f} s"
+        f"{', the quick form' if found['quick'] else ''}; torch {machine['torch']}. "
+        + (f"**Not quiet**: {'; '.join(quiet['reasons'])}." if quiet["reasons"] else "The machine was quiet.")
+    )
+    return "\n\n".join(
+        [_table(head, paper), _table(["median (share of the floor)", *engines], cases), closing]
+    )
+
+
+def _shape(case: dict[str, Any]) -> str:
+    text = ", as text" if case["with_text"] else ""
+    if case["kind"] == "decode":
+        return (
+            f"a token after {case['past']:,}"
+            + (f", {case['batch']} texts" if case["batch"] > 1 else "")
+            + text
+        )
+    names = {"prefill": "prompt", "forward": "forward pass", "train": "training step"}
+    return f"{names[case['kind']]}, {case['batch']}×{case['tokens']:,}{text}"
+
+
+def ceilings_tables(history: Path) -> str:
+    """Of the newest run, each ceiling and how far its values were apart."""
+    if not history.exists():
+        return "Not measured yet: `python benchmarks/ceilings.py`."
+    line = json.loads(history.read_text(encoding="utf-8").splitlines()[-1])
+    rows = [
+        [
+            name,
+            f"{found['median']:,.1f}",
+            f"{found['min']:,.1f} to {found['max']:,.1f}",
+            f"{found['apart']:.1%}",
+            "HIT" if found["apart"] <= QUIET_DRIFT else "MISS",
+        ]
+        for name, found in line["figures"].items()
+    ]
+    runs = len(next(iter(line["figures"].values()))["values"])
+    closing = (
+        f"{runs} runs of {line['seconds']:.0f} s, one after another; from one to the next some ceiling moved by more "
+        f"than {QUIET_DRIFT:.0%} in {line['steps_above']} of {line['steps']} steps. "
+        f"{_described({'peers': {}, 'left_out': {}, 'rounds': runs, **line}, '')}"
+    )
+    return "\n\n".join([_table(["ceiling", "median", "least to greatest", "apart", "≤ 5%"], rows), closing])
+
+
 def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
 
@@ -182,7 +263,9 @@ def whole_page(text: str, history: Path) -> str:
     """The page with all of its tables made anew from the records in the folder ``history``."""
     text = page(text, history / "decode.jsonl")
     text = page(text, history / "serve.jsonl", begin=BEGIN_SERVE, made=serve_tables)
-    return page(text, history / "plan.jsonl", begin=BEGIN_PLAN, made=plan_tables)
+    text = page(text, history / "plan.jsonl", begin=BEGIN_PLAN, made=plan_tables)
+    text = page(text, history / "bench.jsonl", begin=BEGIN_BENCH, made=bench_tables)
+    return page(text, history / "ceilings.jsonl", begin=BEGIN_CEILINGS, made=ceilings_tables)
 
 
 def main(arguments: list[str]) -> int:

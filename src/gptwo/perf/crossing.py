@@ -88,7 +88,7 @@ def _verdict(found: dict[str, Any]) -> str:
     also, longest = found["also"], found["by_length"][-1]
     writing = _writing(found["points"]["tokens"], predicted=not found["gpu_measured"])
     quicker = ""
-    if also:
+    if also and also["tokens"] != found["points"]["tokens"]:
         again = _writing(also["tokens"], predicted=not found["gpu_measured"])
         engine = also["cpu"].rpartition(", ")[2]
         quicker = f" With {engine} on the CPU: {again[0].lower()}{again[1:]}"

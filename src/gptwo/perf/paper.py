@@ -88,7 +88,7 @@ def paper_rows(
 
 def _times_slower(passed: dict[str, Any]) -> dict[str, Any]:
     """By how much each CPU's pass is longer than the GPU's beside it."""
-    row = _row("times the GPU's")
+    row = _row("CPU time / GPU time")
     for name, on_gpu in (("paper_cpu", "paper_gpu"), ("torch", "gpu"), ("cpu", "gpu")):
         if passed[f"{name}_s"] is not None and passed[f"{on_gpu}_s"] is not None:
             row[name] = f"{passed[f'{name}_s'] / passed[f'{on_gpu}_s']:,.3g} ×"

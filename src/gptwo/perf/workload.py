@@ -83,6 +83,8 @@ QUICK = Effort(rounds=2, passes=2, long_passes=1, steps=2, decoded=24, written=2
 FULL = Effort(rounds=3, passes=3, long_passes=3, steps=3, decoded=64, written=340, starts=3)
 
 
+# Tokens of a pass, at most: the logits of these take 400 MB, and from there on a pass takes as long for each token.
+_LARGEST = 2048
 # Tokens after the deepest place that is measured.
 _DEEPEST = 24
 _DTYPES = {"cpu": ("fp32", "int8"), "cuda": ("fp32", "bf16"), "mps": ("fp32",)}
@@ -139,7 +141,8 @@ def groups(config: GPT2Config, found: Sequence[Contender], *, quick: bool) -> li
     lengths, batches = ((64,), (1, 4)) if quick else ((128, 512), (1, 4, 16))
     for tokens in lengths:
         for batch in batches:
-            add("forward", batch, _within(C, tokens))
+            if batch * _within(C, tokens) <= _LARGEST:
+                add("forward", batch, _within(C, tokens))
     # The longest pass there is: the paper's is held against it (§7.2).
     add("forward", 1, C)
     add("prefill", 1, _within(C, 256))

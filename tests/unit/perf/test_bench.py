@@ -226,7 +226,8 @@ def test_passes_by_batch_and_by_length_and_one_of_the_whole_context() -> None:
         assert (1, 1024) in shapes
         lengths = {tokens for batch, tokens in shapes if batch > 1}
         batches = {batch for batch, tokens in shapes if tokens < 1024}
-        assert shapes == {(batch, tokens) for batch in batches for tokens in lengths} | {(1, 1024)}
+        grid = {(batch, tokens) for batch in batches for tokens in lengths if batch * tokens <= 2048}
+        assert shapes == grid | {(1, 1024)}
         assert len(batches) > 1
     trained = [case for case in of_gpt2(quick=True) if case.kind == "train"]
     # Both rounds together are enough for intervals to be told apart.

@@ -1,0 +1,171 @@
+"""``gptwo bench`` as a user runs it: one command, a record, a page and its pictures; and two records compared."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from command import command, done
+from gptwo.config import GPT2Config
+from gptwo.perf.record import KEYS, read_record
+from gptwo.tokenizer.build import build_byte
+from random_checkpoint import write_random_checkpoint
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+CONFIG = GPT2Config(n_layer=2, n_head=2, n_embd=16, context=64, vocab_size=257, dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_random_checkpoint(tmp_path_factory.mktemp("models") / "tiny", CONFIG, dtype=torch.float32)
+    build_byte().save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where one run wrote what it can write, and what it said."""
+    folder = tmp_path_factory.mktemp("bench")
+    files = ("--json", folder / "a.json", "--html", folder / "a.html", "--png", folder / "plots")
+    outcome = done("bench", model, "--quick", "--device", "cpu", "--threads", 1, *files)
+    (folder / "out").write_text(outcome.out, encoding="utf-8")
+    (folder / "err").write_text(outcome.err, encoding="utf-8")
+    return folder
+
+
+def test_one_command_makes_the_record_the_page_and_its_pictures(folder: Path) -> None:
+    record = read_record(folder / "a.json")
+    assert set(record) == set(KEYS)
+    assert record["environment"]["threads"] == 1
+    assert {case["kind"] for case in record["cases"] if case["measured"]} == {
+        "forward", "prefill", "decode", "train"
+    }  # fmt: skip
+    assert all(row["ok"] for row in record["agreement"])
+    page = (folder / "a.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert page.count("<svg") == 6
+    assert {file.stem for file in (folder / "plots").iterdir()} == {
+        "crossing", "latency-by-batch", "roofline", "decode", "training-step", "initialisation"
+    }  # fmt: skip
+
+
+def test_a_start_is_split_and_begins_with_the_process_itself(folder: Path) -> None:
+    for entry in read_record(folder / "a.json")["initialisation"]:
+        steps = {step["name"]: step["summary"]["median"] for step in entry["steps"]}
+        assert list(steps) == ["python", "import", "device", "load", "first token"]
+        assert 0 < steps["python"] < 30
+        assert entry["total"]["median"] == pytest.approx(sum(steps.values()))
+        assert {"read cold", "read warm"} <= {step["name"] for step in entry["beside"]}
+
+
+def test_what_was_found_is_printed_and_every_step_is_told(folder: Path) -> None:
+    out, err = ((folder / name).read_text(encoding="utf-8") for name in ("out", "err"))
+    assert "the paper's §7" in out
+    assert "CPU or GPU: " in out
+    assert out.splitlines()[-1] == f"written: {folder / 'plots'}"
+    steps = err.splitlines()
+    number = len(steps)
+    assert steps[-1].startswith(f"[{number}/{number}] ")
+    assert steps[-1].endswith("ceilings of cpu")
+
+
+def changed(record: dict[str, Any], factor: float) -> dict[str, Any]:
+    """The record of a machine on which the first case with enough samples takes ``factor`` times as long."""
+    found: dict[str, Any] = json.loads(json.dumps(record))
+    seconds = next(
+        case["seconds"] for case in found["cases"] if case["measured"] and case["seconds"]["n"] >= 4
+    )
+    for name in ("median", "low", "high", "p50", "p95"):
+        seconds[name] *= factor
+    return found
+
+
+def test_two_records_fail_only_where_the_intervals_are_apart(folder: Path, tmp_path: Path) -> None:
+    before = folder / "a.json"
+    assert "0 of" in done("bench", "compare", before, before).out.splitlines()[-1]
+    after = tmp_path / "after.json"
+    for factor, code in ((1.0001, 0), (1000.0, 1), (0.001, 0)):
+        after.write_text(json.dumps(changed(read_record(before), factor)), encoding="utf-8")
+        assert command("bench", "compare", before, after).code == code, factor
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nothing-here",), "nothing-here"),
+        (("gpt2", "--engine", "abacus"), "native, torch"),
+        (("gpt2", "--device", "cuda:9"), "cuda:9"),
+        (("gpt2", "--gpu", "abacus"), "a100"),
+        (("gpt2", "micro"), "expected one"),
+        (("compare", "only.json"), "expected two"),
+        (("compare", "no.json", "no.json"), "no.json"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: tuple[str, ...], said: str) -> None:
+    assert said in command("bench", *arguments).error_line()
+
+
+@pytest.fixture
+def history(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where the benchmarks' lines go; their modules can be imported."""
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    import record
+
+    monkeypatch.setattr(record, "HISTORY", tmp_path / "history")
+    return tmp_path / "history"
+
+
+def test_a_record_that_is_kept_makes_the_tables_of_the_page(folder: Path, history: Path) -> None:
+    import bench
+    import performance
+
+    assert performance.bench_tables(history / "bench.jsonl").startswith("Not measured yet")
+    assert bench.main([str(folder / "a.json")]) == 0
+    (kept,) = (history / "bench.jsonl").read_text(encoding="utf-8").splitlines()
+    assert "samples" not in kept
+    assert "rounds" not in kept
+    record = read_record(folder / "a.json")
+    made = performance.bench_tables(history / "bench.jsonl")
+    assert "| forward pass, here 1×64 tokens (§7.2) | about 20 s | about 30 ms | " in made
+    assert "(a prediction)" in made
+    assert record["crossing"]["verdict"] in made
+    rows = [
+        line for line in made.splitlines() if line.startswith(("| a token", "| prompt", "| forward pass, 1"))
+    ]
+    assert any(line.startswith("| training step, 1×64 | - | - | ") for line in made.splitlines())
+    shapes = {
+        (case["kind"], case["batch"], case["tokens"], case["past"], case["with_text"])
+        for case in record["cases"]
+        if case["measured"] and case["kind"] != "train"
+    }
+    assert len(rows) == len(shapes) - sum(shape[0] == "forward" and shape[1] > 1 for shape in shapes)
+
+
+def test_ceilings_that_repeat_are_told_from_those_that_do_not(
+    history: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ceilings
+    import performance
+
+    speeds = iter([100e9, 104e9, 98e9, 99e9])
+    known = {
+        "device": "cpu", "name": "a processor", "threads": 1, "matmul_flops_per_s": {"fp32": 1e11},
+        "model_matmul_flops_per_s": {}, "read_bytes_per_s": 3e10, "copy_bytes_per_s": 3e10,
+        "dispatch_s": 1e-6, "launch_s": 1e-6, "transfers": None, "measured_at": "",
+    }  # fmt: skip
+    monkeypatch.setattr(
+        ceilings, "ask", lambda question: {**known, "matmul_flops_per_s": {"fp32": next(speeds)}}
+    )
+    monkeypatch.setattr(ceilings, "others_share", lambda seconds: 0.02)
+    assert ceilings.main(["--runs", "4", "--quick"]) == 0
+    # From 104 to 98 it is more than 5%; from 100 to 104 and from 98 to 99 it is not.
+    assert "1 of 3 steps" in capsys.readouterr().out
+    made = performance.ceilings_tables(history / "ceilings.jsonl")
+    assert "| fp32 products, GFLOP/s | 99.5 | 98.0 to 104.0 | 6.1% | MISS |" in made
+    assert "| memory read, GB/s | 30.0 | 30.0 to 30.0 | 0.0% | HIT |" in made
+    assert "in 1 of 3 steps" in made
