@@ -16,6 +16,8 @@ const PANELS = {
   training: () => import("./panels/training.js"),
 };
 const TYPING_PAUSE_MS = 120;
+// What is old fades only when it stays: the fading itself takes the processor's time from the model.
+const FADE_AFTER_MS = 600;
 const element = (id) => document.getElementById(id);
 
 const saved = savedPage();
@@ -68,6 +70,7 @@ async function explainPrompt(keepPosition) {
   const asked = JSON.stringify(given === "tokens" ? tokens : prompt);
   if (asked !== explained) app.api.forget();
   explained = asked;
+  const fading = setTimeout(() => document.body.classList.add("fading"), FADE_AFTER_MS);
   document.body.classList.add("busy");
   try {
     const body = { ...(given === "tokens" ? { tokens } : { prompt }), ...(checkpoint !== null && { checkpoint }) };
@@ -86,7 +89,8 @@ async function explainPrompt(keepPosition) {
   } catch (error) {
     if (error.name !== "AbortError") say(messageOf(error));
   } finally {
-    if (!signal.aborted) document.body.classList.remove("busy");
+    clearTimeout(fading);
+    if (!signal.aborted) document.body.classList.remove("busy", "fading");
   }
 }
 
