@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from gptwo.explanation.bounds import require_between
+from gptwo.explanation.linear import linear
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -86,7 +86,7 @@ def norms(explanation: Explanation) -> Norms:
     for i in range(L):
         concat_TD = explanation.kept[f"blocks.{i}.heads"].transpose(0, 1).flatten(1)
         output = (reference.of_block(i, f"attention.output.{part}") for part in ("weight", "bias"))
-        attention.append(F.linear(concat_TD, *output))
+        attention.append(linear(concat_TD, *output))
     mlp = [explanation.kept[f"blocks.{i}.mlp_output"] for i in range(L)]
     return Norms(
         *(

@@ -23,6 +23,7 @@ from gptwo.explanation.reference import (
     head_outputs,
     run_block,
     tensor_names,
+    unembed,
 )
 from gptwo.explanation.worked import Worked, worked
 from gptwo.infer.engine import Tokens
@@ -35,8 +36,9 @@ Array = NDArray[np.floating[Any]]
 TOP = 20
 """Most probable tokens that are kept for every position."""
 THUMBNAIL = 64
-# Rows of logits at a time, in memory that is used again: 256 of V=50257 are 51 MB. With fewer, most of it is reading E.
-ROWS_AT_ONCE = 256
+# Rows of logits at a time: 128 of V=50257 are 26 MB. With fewer, most of it is reading E; what is larger than 32 MB the
+# C library gives back to the system each time, and to get its pages again takes as long as a softmax.
+ROWS_AT_ONCE = 128
 # Of the blocks' tensors that were asked for: those of GPT-2 small and 32 tokens are 2.6 MB a block.
 _CACHE_BYTES = 64 << 20
 
@@ -96,7 +98,7 @@ class Explanation(Mapping[str, Array]):
         if name in self.kept:
             return self.kept[name]
         if name == "logits":
-            return self.kept["final_norm"] @ self.reference.E.T
+            return unembed(self.reference, self.kept["final_norm"])
         if name not in self:
             raise ConfigError(
                 f"there is no tensor {name!r}; expected one like 'blocks.0.attention', with blocks up to "
@@ -119,7 +121,7 @@ class Explanation(Mapping[str, Array]):
     @torch.inference_mode()
     def logits_of(self, rows: slice) -> Float[Tensor, "n V"]:
         """The logits after these positions."""
-        return self.kept["final_norm"][rows] @ self.reference.E.T
+        return unembed(self.reference, self.kept["final_norm"][rows])
 
     @property
     def logits(self) -> Float[np.ndarray, "T V"]:
@@ -178,12 +180,11 @@ class Explanation(Mapping[str, Array]):
         k = min(TOP, V)
         parts: list[tuple[Tensor, ...]] = []
         surprisal = [torch.full((1,), torch.nan, dtype=torch.float64)]
-        final_TD, E = self.kept["final_norm"], self.reference.E
-        room_nV, p_room_nV = (final_TD.new_empty(min(T, ROWS_AT_ONCE), V) for _ in range(2))
+        room_nV = self.kept["final_norm"].new_empty(min(T, ROWS_AT_ONCE), V)
         for start in range(0, T, ROWS_AT_ONCE):
             n = min(T - start, ROWS_AT_ONCE)
-            logits_nV = torch.mm(final_TD[start : start + n], E.T, out=room_nV[:n])
-            p_nV = torch.softmax(logits_nV, dim=1, out=p_room_nV[:n])
+            logits_nV = self.logits_of(slice(start, start + n))
+            p_nV = torch.softmax(logits_nV, dim=1, out=room_nV[:n])
             top = logits_nV.topk(k, dim=1)
             # log Σ exp z = z - log softmax(z), at the largest z. H = log Σ exp z - Σ p z.
             log_sum_exp_n = top.values[:, 0] - p_nV.gather(1, top.indices[:, :1])[:, 0].log()

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from gptwo.config import GPT2Config
 from gptwo.explanation.edits import MLP, NO_CHANGES, Changes, Place
+from gptwo.explanation.linear import linear
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -113,7 +114,7 @@ def run_block(
     note("heads", a_HTK)
     concat_TD = a_HTK.transpose(-3, -2).flatten(-2)
     weight, bias = (reference.of_block(layer, f"attention.output.{part}") for part in ("weight", "bias"))
-    middle_TD = note("middle", x_TD + note("attention_output", F.linear(concat_TD, weight, bias)))
+    middle_TD = note("middle", x_TD + note("attention_output", linear(concat_TD, weight, bias)))
     y_TD = run_mlp(reference, layer, middle_TD, changes=changes, record=record)
     return note("output", middle_TD + note("mlp_output", y_TD))
 
@@ -126,7 +127,7 @@ def run_heads(
     normed_TD = _norm(reference, f"blocks.{layer}.attention_norm", x_TD)
     record(f"blocks.{layer}.attention_norm", normed_TD)
     weight, bias = (reference.of_block(layer, f"attention.qkv.{part}") for part in ("weight", "bias"))
-    qkv_T3HK = F.linear(normed_TD, weight, bias).view(*x_TD.shape[:-1], 3, H, -1)
+    qkv_T3HK = linear(normed_TD, weight, bias).view(*x_TD.shape[:-1], 3, H, -1)
     q_HTK, k_HTK, v_HTK = (part.transpose(-3, -2) for part in qkv_T3HK.unbind(-3))
     for name, tensor in (("q", q_HTK), ("k", k_HTK), ("v", v_HTK)):
         record(f"blocks.{layer}.{name}", tensor)
@@ -152,11 +153,11 @@ def run_mlp(
     record(f"blocks.{layer}.mlp_norm", normed_TD)
     up = (reference.of_block(layer, f"mlp.up.{part}") for part in ("weight", "bias"))
     down = (reference.of_block(layer, f"mlp.down.{part}") for part in ("weight", "bias"))
-    z_TF = F.linear(normed_TD, *up)
+    z_TF = linear(normed_TD, *up)
     record(f"blocks.{layer}.mlp_up", z_TF)
     g_TF = F.gelu(z_TF, approximate="tanh")
     record(f"blocks.{layer}.mlp_gelu", g_TF)
-    y_TD = F.linear(g_TF, *down)
+    y_TD = linear(g_TF, *down)
     change = changes.get(Place(layer, MLP))
     return y_TD if change is None else _changed(y_TD, change)
 
@@ -173,6 +174,11 @@ def head_outputs(
 def final_norm(reference: Reference, x_TD: Float[Tensor, "*more T D"]) -> Float[Tensor, "*more T D"]:
     """LN(X_out), whose product with Eᵀ are the logits."""
     return _norm(reference, "final_norm", x_TD)
+
+
+def unembed(reference: Reference, normed_TD: Float[Tensor, "*more T D"]) -> Float[Tensor, "*more T V"]:
+    """LN(X_out) Eᵀ, of what ``final_norm`` gives."""
+    return linear(normed_TD, reference.E)
 
 
 def _norm(reference: Reference, name: str, x_TD: Tensor) -> Tensor:

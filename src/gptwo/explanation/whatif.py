@@ -10,7 +10,15 @@ import torch
 from gptwo.explanation.bounds import checked_position, require_between
 from gptwo.explanation.edits import NO_CHANGES, Changes, require_as_many
 from gptwo.explanation.explanation import Explanation
-from gptwo.explanation.reference import Reference, embed, final_norm, head_outputs, run_block, run_mlp
+from gptwo.explanation.reference import (
+    Reference,
+    embed,
+    final_norm,
+    head_outputs,
+    run_block,
+    run_mlp,
+    unembed,
+)
 from gptwo.infer import sampling
 from gptwo.infer.engine import Tokens
 from gptwo.infer.policy import SamplingPolicy
@@ -77,7 +85,7 @@ def continuation(
         x_TD = embed(reference, torch.tensor(ids, device=reference.device))
         for layer in range(reference.config.n_layer):
             x_TD = run_block(reference, layer, x_TD, changes=changes)
-        logits_V = final_norm(reference, x_TD[-1]) @ reference.E.T
+        logits_V = unembed(reference, final_norm(reference, x_TD[-1:]))[0]
         ids.append(
             sampling.choose(
                 logits_V.cpu().numpy(),

@@ -120,7 +120,7 @@ def reference_steps(reference: Reference, tokens: Tokens) -> ReferenceRun:
     """With the logits of the last token. On a GPU each step is waited for, which costs it the overlap with the next."""
     import torch
 
-    from gptwo.explanation.reference import embed, final_norm, ignore, run_block
+    from gptwo.explanation.reference import embed, final_norm, ignore, run_block, unembed
 
     config = reference.config
     operations = forward_operations(config, batch=1, tokens=len(tokens), last_only=True)
@@ -136,7 +136,7 @@ def reference_steps(reference: Reference, tokens: Tokens) -> ReferenceRun:
             x_TD = run_block(reference, layer, x_TD, record=record)
         x_TD = final_norm(reference, x_TD)
         ended("final_norm")
-        x_TD[-1:] @ reference.E.T
+        unembed(reference, x_TD[-1:])
         ended("head")
 
     def timed() -> list[float]:
