@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from gptwo.explanation.bounds import require_between
-from gptwo.explanation.linear import linear
+from gptwo.model.products import linear
 
 if TYPE_CHECKING:
     from jaxtyping import Float

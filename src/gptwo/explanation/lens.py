@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from gptwo.explanation.bounds import require_between
-from gptwo.explanation.linear import linear
 from gptwo.explanation.reference import final_norm
+from gptwo.model.products import linear
 
 if TYPE_CHECKING:
     import numpy as np

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from gptwo.config import GPT2Config
 from gptwo.explanation.edits import MLP, NO_CHANGES, Changes, Place
-from gptwo.explanation.linear import linear
+from gptwo.model.products import linear
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -26,8 +26,8 @@ def uses_onednn(x: Tensor) -> bool:
 
 
 def linear(
-    x_NI: Float[Tensor, "N I"], W_OI: Float[Tensor, "O I"], b_O: Float[Tensor, " O"] | None
-) -> Float[Tensor, "N O"]:
+    x_NI: Float[Tensor, "*more I"], W_OI: Float[Tensor, "O I"], b_O: Float[Tensor, " O"] | None = None
+) -> Float[Tensor, "*more O"]:
     """Y = X Wᵀ + b."""
     if uses_onednn(x_NI):
         y_NO: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, W_OI, b_O, "none", [], "")
