@@ -206,7 +206,7 @@ def test_kept_bytes_are_those_of_the_kernels(kv: Any) -> None:
 
 def test_parameters_are_those_of_transformers() -> None:
     transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'gptwo[dev]'")
-    for config in (*SMALL.values(), PRESETS["gpt2"], PRESETS["gpt2-medium"]):
+    for config in CONFIGS.values():
         theirs = transformers.GPT2Config(
             vocab_size=config.vocab_size, n_positions=config.context, n_embd=config.n_embd,
             n_layer=config.n_layer, n_head=config.n_head, n_inner=config.n_inner,

@@ -113,7 +113,11 @@ def counted_equations(config: GPT2Config, T: int, *, backward: bool) -> int:
     ("config", "T"),
     [
         *(pytest.param(config, T, id=f"{name}-T{T}") for name, config in SMALL.items() for T in (1, 2, 63)),
-        *(pytest.param(config, 63, id=f"{name}-T63") for name, config in PRESETS.items()),
+        *(
+            pytest.param(config, T, id=f"{name}-T{T}")
+            for name, config in PRESETS.items()
+            for T in (63, config.context)
+        ),
         pytest.param(LONG, 1024, id="long-T1024"),
     ],
 )
@@ -124,7 +128,7 @@ def test_forward_flops_equal_the_equations_less_what_they_do_in_vain(config: GPT
     )
 
 
-@each_small
+@each_config
 def test_training_flops_equal_the_equations_less_what_they_do_in_vain(config: GPT2Config) -> None:
     T = 13
     counted = counted_equations(config, T, backward=True)
