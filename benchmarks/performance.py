@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import plan_bars
 import record
 from serving import bars as serving
 
@@ -136,15 +137,16 @@ def serve_tables(history: Path) -> str:
 
 
 def plan_tables(history: Path) -> str:
-    """Of the newest run, each case as it was planned and as it was."""
-    if not history.exists():
+    """Of the newest rounds, each case as it was planned and as it was."""
+    runs = plan_bars.newest(history)
+    if not runs:
         return "Not measured yet: `python benchmarks/plan.py`."
-    line = json.loads(history.read_text(encoding="utf-8").splitlines()[-1])
+    found = [row for lines in runs for row in plan_bars.verdicts([line["cases"] for line in lines])]
     rows = [
         [
             row["case"],
-            f"{row['predicted_s'] * 1e3:,.1f} ms",
-            f"{row['measured_s'] * 1e3:,.1f} ms",
+            _milliseconds(row["predicted_s"]),
+            _milliseconds(row["measured_s"]),
             f"{row['time_ratio'] - 1:+.0%}",
             row["time"],
             f"{row['predicted_bytes'] / 1e6:,.0f} MB",
@@ -152,21 +154,29 @@ def plan_tables(history: Path) -> str:
             f"{row['memory_ratio'] - 1:+.0%}",
             row["memory"],
         ]
-        for row in line["cases"]
+        for row in found
     ]
-    hits, unsteady = (
-        line["hits"],
-        [r["case"] for r in line["cases"] if not all(x["steady"] for x in r["rounds"])],
-    )
+    hits = {what: sum(row[what] == "HIT" for row in found) for what in ("time", "memory")}
     closing = (
-        f"Time: {hits['time']} of {len(rows)} cases within ±15%. Peak memory: {hits['memory']} of {len(rows)} within "
-        f"±10% and not under by more than 5%. {_described({'peers': {}, 'left_out': {}, **line}, '')}"
+        f"Time: {hits['time']} of {len(rows)} cases within ±{plan_bars.TIME_BAR:.0%}. Peak memory: {hits['memory']} of "
+        f"{len(rows)} within ±{plan_bars.MEMORY_BAR:.0%} and not under by more than {plan_bars.MEMORY_UNDER_BAR:.0%}."
     )
-    if unsteady:
-        closing += f" The machine did not hold still for: {', '.join(unsteady)}."
-    return "\n\n".join(
-        [_table(["case", "plan", "measured", "", "", "peak, plan", "measured", "", ""], rows), closing]
-    )
+    described = [
+        _described(
+            {"peers": {}, "left_out": {}, **lines[-1], "rounds": len(lines),
+             "others_share": max(line["others_share"] for line in lines)},
+            f"{lines[-1]['size']}: ",
+        )
+        for lines in runs
+    ]  # fmt: skip
+    if unsteady := [row["case"] for row in found if not row["steady"]]:
+        described.append(f"The machine did not hold still in every round of: {', '.join(unsteady)}.")
+    table = _table(["case", "plan", "measured", "", "", "peak, plan", "measured", "", ""], rows)
+    return "\n\n".join([table, closing, *described])
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:,.{3 if seconds < 1e-3 else 1}f} ms"
 
 
 def bench_tables(history: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +50,43 @@ def test_cases_fit_the_context(size: str) -> None:
 def row(planned: float, took: float, memory: float = 1.0) -> dict[str, Any]:
     return {
         "predicted_s": planned, "measured_s": took, "floor_s": 0.1, "predicted_bytes": memory * 1e6,
-        "measured_bytes": 1e6,
+        "measured_bytes": 1e6, "steady": took < 9,
     }  # fmt: skip
 
 
 def test_the_median_of_the_rounds_counts_and_memory_may_not_be_short() -> None:
-    import plan
+    import plan_bars
 
     rounds = [
         {"a": row(1.0, 1.0, 1.09), "b": row(1.0, 1.0, 0.96), "c": row(3.0, 2.0, 0.94)},
         {"a": row(1.0, 1.1, 1.09), "b": row(9.0, 1.0, 0.96), "c": row(3.0, 2.0, 0.94)},
         {"a": row(1.0, 9.0, 1.09), "b": row(1.0, 1.2, 0.96), "c": row(3.0, 2.0, 1.0)},
     ]
-    found = {one["case"]: one for one in plan.verdicts(rounds)}
+    found = {one["case"]: one for one in plan_bars.verdicts(rounds)}
     assert {name: one["time"] for name, one in found.items()} == {"a": "HIT", "b": "HIT", "c": "MISS"}
     assert {name: one["memory"] for name, one in found.items()} == {"a": "HIT", "b": "HIT", "c": "MISS"}
     assert found["a"]["time_ratio"] == pytest.approx(1 / 1.1)
+    assert {name: one["steady"] for name, one in found.items()} == {"a": False, "b": True, "c": True}
+
+
+def test_the_newest_rounds_of_one_commit_count(tmp_path: Path) -> None:
+    import plan_bars
+
+    history = tmp_path / "plan.jsonl"
+    lines = [
+        ("old", "nano", 1),
+        ("new", "nano", 2),
+        ("old", "micro", 3),
+        *(("new", "nano", n) for n in (4, 5, 6)),
+    ]
+    history.write_text(
+        "".join(
+            json.dumps({"commit": commit, "size": size, "cases": number}) + "\n"
+            for commit, size, number in lines
+        )
+    )
+    assert [[line["cases"] for line in kept] for kept in plan_bars.newest(history)] == [[4, 5, 6], [3]]
+    assert plan_bars.newest(tmp_path / "none") == []
 
 
 def test_a_machine_that_moved_is_measured_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -76,15 +98,36 @@ def test_a_machine_that_moved_is_measured_again(monkeypatch: pytest.MonkeyPatch,
         asked.append(request["what"])
         return CEILINGS if request["what"] == "ceilings" else {"seconds": [1.0], "peak_memory_bytes": 7}
 
-    # The ceilings; then slower before the case, and still: new ceilings; and as it was then, after the case.
-    speeds = iter([100.0, 50.0, 50.0, 51.0, 52.0])
+    # The ceilings; then memory is slower before the case, and still: new ceilings; cores are slower after the case, and
+    # still; new ceilings, and all as it was then.
+    speeds = iter([(100, 10), (50, 10), (50, 10), (51, 10), (52, 8), (52, 8), (51, 8), (51, 8), (52, 8)])
     monkeypatch.setattr(plan, "ask", ask)
     monkeypatch.setattr(plan.time, "sleep", lambda _: None)
-    monkeypatch.setattr(plan.Machine, "_read_now", lambda _: next(speeds))
+    monkeypatch.setattr(plan.Machine, "_now", lambda _: next(speeds))
     config = PRESETS["nano"]
-    found = plan.timed(plan.cases(config)[1], config, tmp_path, plan.Machine(1))
-    assert asked == ["ceilings", "ceilings", "prefill"]
-    assert (found["steady"], found["tries"], found["measured_bytes"]) == (True, 1, 7)
+    case = replace(plan.cases(config)[0], batch=1000)
+    found = plan.timed(case, config, tmp_path, plan.Machine(1))
+    assert asked == ["ceilings", "ceilings", "train", "ceilings", "train"]
+    assert (found["steady"], found["tries"], found["measured_bytes"]) == (True, 2, 7)
+
+
+def test_a_short_case_is_the_median_of_several_processes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import plan
+
+    answers = iter([(1.0, 10), (9.0, 30), (2.0, 20), (3.0, 15), (2.5, 25)])
+    asked: list[int] = []
+
+    def ask(request: dict[str, Any]) -> Any:
+        asked.append(request["samples"])
+        seconds, peak = next(answers)
+        return {"seconds": [seconds], "peak_memory_bytes": peak}
+
+    monkeypatch.setattr(plan, "ask", ask)
+    case = plan.cases(PRESETS["nano"])[1]
+    assert case.measure(tmp_path, 1, expected_s=0.001) == (2.5, 20)
+    assert asked == [20] * 5
 
 
 def test_the_command_prints_its_bars_and_keeps_them_for_the_page(
@@ -99,14 +142,14 @@ def test_the_command_prints_its_bars_and_keeps_them_for_the_page(
 
     monkeypatch.setattr(plan, "ask", ask)
     monkeypatch.setattr(plan, "write_model", lambda *_: None)
-    monkeypatch.setattr(plan.Machine, "_read_now", lambda _: 1.0)
+    monkeypatch.setattr(plan.Machine, "_now", lambda _: (1.0, 1.0))
     monkeypatch.setattr(plan, "others_share", lambda: 0.0)
     monkeypatch.setattr(sys, "argv", ["plan.py", "--sizes", "nano", "--rounds", "1", "--threads", "1"])
     assert performance.plan_tables(record.HISTORY / "plan.jsonl").startswith("Not measured yet")
     plan.main()
-    assert "time within 15%: 0 of 7" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("MISS") == 14
     (line,) = (record.HISTORY / "plan.jsonl").read_text(encoding="utf-8").splitlines()
-    assert json.loads(line)["hits"] == {"time": 0, "memory": 0}
+    assert len(json.loads(line)["cases"]) == 7
     page = performance.plan_tables(record.HISTORY / "plan.jsonl")
     assert "| nano: decode int8 after 2 |" in page
     assert "Time: 0 of 7 cases" in page

@@ -62,7 +62,16 @@ def test_training_on_machines_that_are_not_here() -> None:
     assert "15,259 steps of 65,536 tokens on 4 devices, bf16, muon" in a100
     assert "72% of arithmetic" in a100
     for text in (a100, l4):
-        for said in ("memory ", "most at a time", "a step ", "in all ", "communication ", "cost ", "loss "):
+        for said in (
+            "memory ",
+            "activations ",
+            "most at a time",
+            "a step ",
+            "in all ",
+            "communication ",
+            "cost ",
+            "loss ",
+        ):
             assert f"\n{said}" in text
     first, second = plans(*flags)
     assert first["steps"] == 15_259
@@ -116,6 +125,7 @@ def test_memory_that_is_given_decides_what_fits() -> None:
             "ConfigError: --batch-tokens 0 is not possible",
         ),
         (("gpt2", "--device", "a100", "--tokens", "nan"), "ConfigError: --tokens nan is not possible"),
+        (("gpt2", "--device", "a100", "--tokens", "inf"), "ConfigError: --tokens inf is not possible"),
         (("gpt2", "--device", "a100", "--price", "-1"), "ConfigError: --price -1 is not possible"),
         (
             ("gpt2", "--device", "a100", "--dtype", "int8"),

@@ -120,7 +120,7 @@ def _check(arguments: argparse.Namespace) -> None:
         "slots",
     ):
         value = getattr(arguments, name)
-        if value is not None and not value >= 1:
+        if value is not None and not 1 <= value < float("inf"):
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"{flag} {value:g} is not possible; expected 1 or more")
     if arguments.price is not None and not 0 <= arguments.price < float("inf"):

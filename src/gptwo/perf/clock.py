@@ -1,7 +1,8 @@
-"""Seconds of a piece of work on a device, which is waited for, and the least of many repetitions."""
+"""Seconds of a piece of work on a device, which is waited for: the least and the median of many repetitions."""
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 
@@ -55,11 +56,28 @@ def least_seconds(pieces: Sequence[Work], clock: Clock, *, budget_s: float) -> l
     The least is what the machine can do: whatever else happens on it only adds. In turn, so that a slow moment is
     shared by all.
     """
-    for piece in pieces:
-        clock(piece)
-    least = [float("inf")] * len(pieces)
+    return [min(samples) for samples in _in_turn(pieces, clock, budget_s=budget_s)]
+
+
+def typical_seconds(
+    pieces: Sequence[Work], clock: Clock, *, budget_s: float, turn_s: float = 0.0
+) -> list[float]:
+    """As ``least_seconds``, the medians: what a run will take on this machine, as it is.
+
+    A piece that in a run follows itself has a turn of ``turn_s`` or more: it then finds the caches as it leaves them.
+    """
+    samples = _in_turn(pieces, clock, budget_s=budget_s, turn_s=turn_s)
+    return [statistics.median(seconds) for seconds in samples]
+
+
+def _in_turn(
+    pieces: Sequence[Work], clock: Clock, *, budget_s: float, turn_s: float = 0.0
+) -> list[list[float]]:
+    times = [max(1, int(turn_s / max(clock(piece), 1e-9))) for piece in pieces]
+    samples: list[list[float]] = [[] for _ in pieces]
     passes, end = 0, time.perf_counter() + budget_s
     while passes < _LEAST_PASSES or time.perf_counter() < end:
-        least = [min(before, clock(piece)) for before, piece in zip(least, pieces, strict=True)]
+        for seconds, piece, count in zip(samples, pieces, times, strict=True):
+            seconds += [clock(piece) for _ in range(count)]
         passes += 1
-    return least
+    return samples

@@ -12,7 +12,7 @@ from gptwo.config import GPT2Config
 from gptwo.costs import KVFormat, WeightFormat, forward_flops, kv_block_bytes, parameter_count, serving_memory
 from gptwo.infer.formats import Formats
 from gptwo.kernels.cache import BLOCK
-from gptwo.perf.plan import measured_process_bytes
+from gptwo.perf.plan import largest_that_fits, measured_process_bytes
 from gptwo.perf.predict import predict_forward
 from gptwo.perf.target import Target
 
@@ -25,7 +25,8 @@ _PROMPT_ROWS = 512
 class GenerationPlan:
     """Texts of ``new_tokens`` after ``prompt_tokens``, one alone and ``slots`` side by side; None is not known.
 
-    ``memory`` has the parts of ``peak_memory_bytes``, with ``kv_tokens`` tokens' keys and values in it.
+    ``memory`` has the parts of ``peak_memory_bytes``, with ``kv_tokens`` tokens' keys and values in it. A slot takes
+    ``kv_bytes_per_slot`` for a whole context, and ``largest_slots`` so large would fit, 0 when not one does.
     ``prefill_seconds`` is to the first token of a text alone, ``tokens_per_s`` of one text from there on and
     ``tokens_per_s_all_slots`` of all of them together; ``seconds`` is one whole text alone.
     """
@@ -41,6 +42,8 @@ class GenerationPlan:
     new_tokens: int
     slots: int
     kv_tokens: int
+    kv_bytes_per_slot: int
+    largest_slots: int | None
     flops: int
     memory: dict[str, int]
     peak_memory_bytes: int
@@ -86,12 +89,25 @@ def plan_generation(
             f"{prompt_tokens} tokens and {new_tokens} more are more than the model's context of {config.context}; "
             "expected at most that, together"
         )
+    if process_bytes is None:
+        process_bytes = measured_process_bytes(target, engine)
+    of_token = kv_token_bytes(config, engine=engine, formats=formats)
+
+    def memory_of(slots: int, kv_tokens: int) -> dict[str, int]:
+        return {
+            "process": process_bytes,
+            **model_memory(config, engine=engine, formats=formats, slots=slots),
+            "kv": kv_tokens * of_token,
+        }
+
     kv_tokens = slots * config.context if kv_tokens is None else kv_tokens
-    memory = {
-        "process": measured_process_bytes(target, engine) if process_bytes is None else process_bytes,
-        **model_memory(config, engine=engine, formats=formats, slots=slots),
-        "kv": kv_tokens * kv_token_bytes(config, engine=engine, formats=formats),
-    }
+    memory, largest_slots = memory_of(slots, kv_tokens), None
+    if target.memory_bytes is not None:
+        largest_slots = largest_that_fits(
+            lambda n: memory_of(n, n * config.context),
+            most=target.memory_bytes // (of_token * config.context),
+            there=target.memory_bytes,
+        )
     past = prompt_tokens + new_tokens // 2
     plan = GenerationPlan(
         device=target.device,
@@ -105,6 +121,8 @@ def plan_generation(
         new_tokens=new_tokens,
         slots=slots,
         kv_tokens=kv_tokens,
+        kv_bytes_per_slot=config.context * of_token,
+        largest_slots=largest_slots,
         flops=forward_flops(config, batch=1, tokens=prompt_tokens, last_only=True)
         + sum(
             forward_flops(config, batch=1, tokens=1, past=prompt_tokens + step)

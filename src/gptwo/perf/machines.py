@@ -107,9 +107,11 @@ def _gpu(  # noqa: PLR0917 - a line of the table
     int8: float,
     link: float,
     source: str,
+    *,
+    fp16: float | None = None,
 ) -> Machine:
-    """TFLOP/s (TOP/s in int8), and GB/s of the link."""
-    peaks = {"fp32": fp32, "tf32": tf32, "bf16": bf16, "int8": int8}
+    """TFLOP/s (TOP/s in int8), and GB/s of the link. ``fp16`` None is as fast as bf16."""
+    peaks = {"fp32": fp32, "tf32": tf32, "bf16": bf16, "fp16": fp16 or bf16, "int8": int8}
     return Machine(
         name=name,
         title=title,
@@ -176,8 +178,8 @@ _ALL = (
     _gpu("l40s",      "NVIDIA L40S 48 GB",        48, 0.864, 91.6, 183,   362.05, 733,    32, _L40S),
     _gpu("l4",        "NVIDIA L4 24 GB",          24, 0.3,   30.3, 60,    121,    242.5,  32, _L4),
     _gpu("a10",       "NVIDIA A10 24 GB",         24, 0.6,   31.2, 62.5,  125,    250,    32, _A10),
-    _gpu("t4",        "NVIDIA T4 16 GB",          16, 0.32,  8.1,  None,  None,   130,    16, _T4),
-    _gpu("v100",      "NVIDIA V100 SXM2 32 GB",   32, 0.9,   15.7, None,  None,   62.8,  150, _V100),
+    _gpu("t4",        "NVIDIA T4 16 GB",          16, 0.32,  8.1,  None,  None,   130,    16, _T4, fp16=65),
+    _gpu("v100",      "NVIDIA V100 SXM2 32 GB",   32, 0.9,   15.7, None,  None,   62.8,  150, _V100, fp16=125),
     _gpu("rtx4090",   "NVIDIA RTX 4090 24 GB",    24, 1.008, 82.6, 82.6,  165.2,  660.6,  32, _ADA),
     _gpu("rtx3090",   "NVIDIA RTX 3090 24 GB",    24, 0.936, 35.6, 35.6,  71,     284,    32, _GA102),
     #    name              title                                 cores GHz  FLOP/cycle GB/s

@@ -1,4 +1,4 @@
-"""How fast the native engine's steps are by the rows that go through together, in the caches and far past them.
+"""How fast the native engine's steps are by the rows that go through together, from the caches to far past them.
 
 Measured on the engine itself, over models of zeros with nearly no vocabulary, so that what a plan multiplies up is what
 will run: panels, tiles, barriers, rounding of activations, pages of keys and values.
@@ -19,14 +19,18 @@ from gptwo.infer.native_engine import NativeEngine
 from gptwo.infer.packed import EMBEDDING, matrix_dtypes, places
 from gptwo.kernels.layout import PackedDtype
 from gptwo.kernels.library import Kernels
-from gptwo.perf.clock import Work, host_clock, least_seconds
+from gptwo.perf.clock import Work, host_clock, typical_seconds
 from gptwo.perf.zero_engine import zero_engine
 
-# One that stays in the caches, and one whose weights are past them in every format.
-_SMALL = GPT2Config(n_layer=4, n_head=4, n_embd=256, context=1024, vocab_size=32, dropout=0.0)
-_LARGE = GPT2Config(n_layer=12, n_head=12, n_embd=768, context=1024, vocab_size=32, dropout=0.0)
+# From one that stays in a core's own cache to one whose weights are past all caches in every format.
+_SIZES = tuple(
+    GPT2Config(n_layer=L, n_head=D // 64, n_embd=D, context=1024, vocab_size=32, dropout=0.0)
+    for L, D in ((4, 128), (4, 256), (4, 512), (12, 768))
+)
 # Of many rows, which are bound by arithmetic wherever the weights lie, a part of the layers will do.
 _FEW_LAYERS = 2
+# Of a piece that is measured in turn with the others.
+_TURN_S = 2e-3
 ROWS = (1, 4, 16, 64, 256)
 _DEEP = 512
 # The engine's steps for a token in a layer, between two barriers each: two norms, four products, attention.
@@ -34,9 +38,9 @@ STEPS_OF_LAYER = 7
 
 
 def native_speeds(kernels: Kernels, *, budget_s: float) -> dict[str, Any]:
-    """For each format of weights, of a small and of a large model:
+    """For each format of weights, of models from small to large:
 
-    bytes                 of the blocks' weights, which decide what keeps them
+    bytes                 of the weights, which decide what keeps them
     rows, s_per_byte      seconds for each of these bytes when so many rows go through together
     prefill_s_per_value   seconds of attention for each pair of query and key and each of the D values of a key
     decode_s_per_byte     seconds of attention for each byte of keys and values, of one query at a time
@@ -45,12 +49,9 @@ def native_speeds(kernels: Kernels, *, budget_s: float) -> dict[str, Any]:
     """
     with torch.inference_mode():
         call_s, layer_s = _overheads(kernels, budget_s / 10)
-        share = budget_s / 10
+        share = budget_s / 20
         formats = {
-            dtype: {
-                "small": _speeds(kernels, _SMALL, dtype, call_s, layer_s, share),
-                "large": _speeds(kernels, _LARGE, dtype, call_s, layer_s, share),
-            }
+            dtype: [_speeds(kernels, config, dtype, call_s, layer_s, share) for config in _SIZES]
             for dtype in get_args(PackedDtype)
         }
     return {"call_s": call_s, "layer_s": layer_s, "formats": formats}
@@ -63,7 +64,9 @@ def _overheads(kernels: Kernels, budget_s: float) -> tuple[float, float]:
         for n in (8, 64)
     )
     works = [_reading(zero_engine(kernels, config), 1) for config in (few, many)]
-    of_few, of_many = least_seconds(works, host_clock(torch.device("cpu")), budget_s=budget_s)
+    of_few, of_many = typical_seconds(
+        works, host_clock(torch.device("cpu")), budget_s=budget_s, turn_s=_TURN_S
+    )
     layer_s = (of_many - of_few) / (many.n_layer - few.n_layer)
     return max(0.0, of_few - few.n_layer * layer_s), layer_s
 
@@ -76,11 +79,13 @@ def _speeds(  # noqa: PLR0917 - what every one of them needs
     few = zero_engine(kernels, replace(config, n_layer=_FEW_LAYERS), dtype)
     of_rows = [(engine if rows <= 16 else few, rows) for rows in ROWS]
     deep = _reading(few, 256, past=_DEEP), _reading(engine, 1, past=_DEEP)
-    least = least_seconds([*(_reading(one, rows) for one, rows in of_rows), *deep], clock, budget_s=budget_s)
+    took = typical_seconds(
+        [*(_reading(one, rows) for one, rows in of_rows), *deep], clock, budget_s=budget_s, turn_s=_TURN_S
+    )
     seconds = []
-    for (one, _), took in zip(of_rows, least, strict=False):
+    for (one, _), whole in zip(of_rows, took, strict=False):
         beside = call_s + one.config.n_layer * layer_s
-        seconds.append(max(took - beside, 0.0) / block_bytes(one.config, dtype))
+        seconds.append(max(whole - beside, 0.0) / block_bytes(one.config, dtype))
     D, L = config.n_embd, config.n_layer
     pairs = query_key_pairs(256, _DEEP) - query_key_pairs(256, 0)
     kept = kv_position_bytes(config, cast(KVFormat, KV_DTYPES[dtype]))
@@ -88,8 +93,8 @@ def _speeds(  # noqa: PLR0917 - what every one of them needs
         "bytes": block_bytes(config, dtype),
         "rows": list(ROWS),
         "s_per_byte": seconds,
-        "prefill_s_per_value": max(0.0, least[5] - least[4]) / (pairs * D * few.config.n_layer),
-        "decode_s_per_byte": max(0.0, least[6] - least[0]) / (2 * L * _DEEP * kept),
+        "prefill_s_per_value": max(0.0, took[5] - took[4]) / (pairs * D * few.config.n_layer),
+        "decode_s_per_byte": max(0.0, took[6] - took[0]) / (2 * L * _DEEP * kept),
     }
 
 
@@ -103,7 +108,10 @@ def block_bytes(config: GPT2Config, dtype: PackedDtype) -> int:
 
 
 def _reading(engine: NativeEngine, rows: int, *, past: int = 0) -> Work:
-    """A pass of so many new tokens of one text after ``past``, with logits of all of them."""
+    """A pass of so many new tokens of one text after ``past``, and the most probable token after each of them.
+
+    Of all of them: the last layer leaves out what is not asked for.
+    """
     session = engine.start(slots=1, capacity=min(engine.config.context, past + rows))
     if past:
         session.read([0], [np.zeros(past, dtype=np.int64)], [1])
@@ -111,6 +119,6 @@ def _reading(engine: NativeEngine, rows: int, *, past: int = 0) -> Work:
 
     def work() -> None:
         session.truncate(0, past)
-        session.read([0], [token], [rows])
+        session.read_top([0], [token], [rows], 1)
 
     return work

@@ -9,12 +9,28 @@ from typing import Any
 
 from gptwo.base.errors import ConfigError
 from gptwo.config import GPT2Config
-from gptwo.costs import OptimizerName, parameter_count, training_flops, training_memory, weight_bytes
+from gptwo.costs import (
+    OptimizerName,
+    activation_bytes,
+    parameter_count,
+    training_flops,
+    training_memory,
+    weight_bytes,
+)
 from gptwo.perf.communication import Communication, Parallel, communication
 from gptwo.perf.expected_loss import ExpectedLoss, expected_loss
-from gptwo.perf.predict import predict_training_step
+from gptwo.perf.predict import Prediction, predict_training_step
 from gptwo.perf.target import Target
 from gptwo.train.micro_batch import derive_micro_batch, sequences_per_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activations:
+    """What a micro-batch keeps for its backward pass, the peak with it, and the time of a step; None is not known."""
+
+    bytes: int
+    peak_memory_bytes: int
+    seconds_per_step: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +39,9 @@ class TrainingPlan:
 
     ``ceilings``: where the device's speeds are from, "measured" or "datasheet". ``memory`` has the parts of
     ``peak_memory_bytes``, of one device; ``free_memory_bytes`` may be taken, None where nobody knows.
-    ``largest_micro_batch`` is the most sequences that fit at once, 0 when not one does. ``seconds_per_step`` has the
-    exposed part of ``communication`` in it. ``cost`` is in the unit of the price.
+    ``largest_micro_batch`` is the most sequences that fit at once, be they more than a step's; 0 when not one does.
+    ``activations`` are those of the micro-batch "kept" and "checkpointed". ``seconds_per_step`` has the exposed part of
+    ``communication`` in it. ``cost`` is in the unit of the price.
     """
 
     device: str
@@ -46,6 +63,7 @@ class TrainingPlan:
     memory: dict[str, int]
     peak_memory_bytes: int
     free_memory_bytes: int | None
+    activations: dict[str, Activations]
     seconds_per_step: float | None = None
     floor_seconds_per_step: float | None = None
     bound_by: str | None = None
@@ -89,9 +107,14 @@ def plan_training(
     choose in the memory there is, all sequences at once where that is not known. ``adapters`` are parameters trained
     beside a frozen model, whose time is not known. ``process_bytes`` the program itself takes; None is what was
     measured with the ceilings, if they were. ``price_per_hour`` is of one device. Without a known speed of the device,
-    or of the link between several, there are no times and no cost. ``ConfigError`` for a step that cannot be cut so.
+    or of the link between several, there are no times and no cost. ``ConfigError`` for a step that cannot be cut so,
+    and for bf16 on a machine of the table that has none.
     """
     bf16 = target.has_bf16 if dtype == "auto" else dtype == "bf16"
+    if bf16 and target.machine is not None and not target.has_bf16:
+        raise ConfigError(
+            f"{target.title} trains in bf16 by emulation alone, which is slow; expected --dtype fp32"
+        )
     sequences = sequences_per_step(batch_tokens, config.context)
     if sequences < ranks:
         raise ConfigError(
@@ -106,13 +129,13 @@ def plan_training(
     if process_bytes is None:
         process_bytes = measured_process_bytes(target, "train")
 
-    def memory_of(at_once: int) -> dict[str, int]:
+    def memory_of(at_once: int, checkpointed: bool = checkpoint_activations) -> dict[str, int]:
         parts = training_memory(
             config,
             micro_batch=at_once,
             micro_batches=-(-share // at_once),
             optimizer=optimizer,
-            checkpoint_activations=checkpoint_activations,
+            checkpoint_activations=checkpointed,
             dtype="bf16" if bf16 else "fp32",
             fused=fused,
             device="cpu" if on_cpu else "cuda",
@@ -149,12 +172,26 @@ def plan_training(
         tokens=steps * batch_tokens,
         ranks=ranks,
         micro_batch=micro_batch,
-        largest_micro_batch=None if free is None else largest_that_fits(memory_of, most=share, there=free),
+        largest_micro_batch=None if free is None else _largest_micro_batch(memory_of, share=share, free=free),
         flops_per_step=flops,
         flops=steps * flops,
         memory=memory,
         peak_memory_bytes=sum(memory.values()),
         free_memory_bytes=free,
+        activations={
+            name: Activations(
+                bytes=micro_batch
+                * activation_bytes(
+                    config,
+                    checkpoint_activations=checkpointed,
+                    fused=fused,
+                    on_cpu=on_cpu,
+                    dtype="bf16" if bf16 else "fp32",
+                ),
+                peak_memory_bytes=sum(memory_of(micro_batch, checkpointed).values()),
+            )
+            for name, checkpointed in (("kept", False), ("checkpointed", True))
+        },
         expected_loss=expected_loss(config, tokens=steps * batch_tokens, text_tokens=text_tokens),
     )
     if adapters is not None:
@@ -174,18 +211,20 @@ def _with_times(
     ceilings = target.ceilings(training=True)
     if ceilings is None or (plan.ranks > 1 and target.link_bytes_per_s is None):
         return plan
-    predicted = predict_training_step(
-        config,
-        ceilings,
-        sequences=share,
-        micro_batch=plan.micro_batch,
-        dtype=plan.dtype,
-        checkpoint_activations=plan.checkpoint_activations,
-        optimizer="muon" if plan.optimizer == "muon" else "adamw",
-    )
-    seconds_per_step, exchanged = predicted.seconds, None
-    if plan.ranks > 1 and target.link_bytes_per_s is not None:
-        exchanged = communication(
+
+    def step(checkpointed: bool) -> tuple[Prediction, Communication | None]:
+        predicted = predict_training_step(
+            config,
+            ceilings,
+            sequences=share,
+            micro_batch=plan.micro_batch,
+            dtype=plan.dtype,
+            checkpoint_activations=checkpointed,
+            optimizer="muon" if plan.optimizer == "muon" else "adamw",
+        )
+        if plan.ranks == 1 or target.link_bytes_per_s is None:
+            return predicted, None
+        return predicted, communication(
             config,
             ranks=plan.ranks,
             parallel=parallel,
@@ -193,11 +232,22 @@ def _with_times(
             compute_s=predicted.seconds,
             link_bytes_per_s=target.link_bytes_per_s,
         )
-        seconds_per_step += exchanged.exposed_seconds
+
+    steps = {"kept": step(False), "checkpointed": step(True)}
+    times = {
+        name: predicted.seconds + (exchanged.exposed_seconds if exchanged else 0.0)
+        for name, (predicted, exchanged) in steps.items()
+    }
+    chosen = "checkpointed" if plan.checkpoint_activations else "kept"
+    (predicted, exchanged), seconds_per_step = steps[chosen], times[chosen]
     seconds = plan.steps * seconds_per_step
     return dataclasses.replace(
         plan,
         ceilings=ceilings.source,
+        activations={
+            name: dataclasses.replace(one, seconds_per_step=times[name])
+            for name, one in plan.activations.items()
+        },
         seconds_per_step=seconds_per_step,
         floor_seconds_per_step=predicted.floor_seconds,
         bound_by=predicted.bound_by,
@@ -208,17 +258,29 @@ def _with_times(
     )
 
 
+def _largest_micro_batch(memory_of: Callable[[int], dict[str, int]], *, share: int, free: int) -> int:
+    """The most sequences at once. A step whose ``share`` is one micro-batch adds to no earlier gradients."""
+    if sum(memory_of(share).values()) > free:
+        return largest_that_fits(memory_of, most=share - 1, there=free)
+    most = share
+    while sum(memory_of(2 * most).values()) <= free:
+        most *= 2
+    return largest_that_fits(memory_of, most=2 * most, there=free, least=most)
+
+
 def measured_process_bytes(target: Target, what: str) -> int:
     """What a program takes beside its model, to "train" or of an engine, if that was measured; else 0."""
     return target.measured.process_bytes.get(what, 0) if target.measured else 0
 
 
-def largest_that_fits(memory_of: Callable[[int], dict[str, int]], *, most: int, there: int) -> int:
-    """The most sequences at once, up to ``most``, that take no more bytes than ``there``; 0 when not one fits.
+def largest_that_fits(
+    memory_of: Callable[[int], dict[str, int]], *, most: int, there: int, least: int = 0
+) -> int:
+    """The greatest number up to ``most`` that takes no more bytes than ``there``, at least ``least``.
 
-    ``memory_of`` must not fall with its number.
+    ``memory_of`` must not fall with its number from ``least`` on.
     """
-    fits, too_many = 0, most + 1
+    fits, too_many = least, most + 1
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
         if sum(memory_of(middle).values()) <= there:

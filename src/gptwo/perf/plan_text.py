@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gptwo.base.units import duration, in_units, short_time
 from gptwo.perf.expected_loss import SOURCE
 from gptwo.perf.generation_plan import GenerationPlan
+from gptwo.perf.machines import MACHINES
 from gptwo.perf.plan import TrainingPlan
 
 if TYPE_CHECKING:
@@ -19,16 +19,21 @@ _NO_SPEED = "not known: `gptwo plan MODEL` measures this machine, once"
 def training_lines(plan: TrainingPlan) -> list[str]:
     """The whole of it, a line for each thing."""
     several = "" if plan.ranks == 1 else f" on {plan.ranks} devices"
-    kept = ", one activation a block kept" if plan.checkpoint_activations else ""
+    kept = ", activations checkpointed" if plan.checkpoint_activations else ""
     lines = [
         f"{plan.parameters:,} parameters ({in_units(plan.weight_bytes)} in fp32), {plan.steps:,} steps of "
         f"{plan.tokens_per_step:,} tokens{several}, {plan.dtype}, {plan.optimizer}, "
-        f"{plan.micro_batch} sequences at a time{kept}",
-        _memory_line(plan.memory, plan.free_memory_bytes),
+        f"{_sequences(plan.micro_batch)} at a time{kept}",
+        _memory_line(plan),
+        _activations_line(plan),
     ]
     if plan.largest_micro_batch is not None:
         most = plan.largest_micro_batch
-        lines.append(f"most at a time  {f'{most} sequences fit' if most else 'not one sequence fits'}")
+        lines.append(
+            f"most at a time  {_sequences(most)} would fit"
+            if most
+            else "most at a time  not one sequence fits"
+        )
     lines.append(f"FLOPs           {plan.flops_per_step:.3g} a step, {plan.flops:.3g} in all")
     if plan.seconds_per_step is None or plan.seconds is None or plan.tokens_per_s is None:
         lines.append(f"time            {_no_time(plan)}")
@@ -56,9 +61,12 @@ def generation_lines(plan: GenerationPlan) -> list[str]:
     lines = [
         f"{plan.parameters:,} parameters in {plan.weights}, keys and values in {plan.kv}, {plan.engine} engine; "
         f"{plan.new_tokens:,} tokens after {plan.prompt_tokens:,}",
-        _memory_line(plan.memory, plan.free_memory_bytes),
+        _memory_line(plan),
+        f"a slot          {in_units(plan.kv_bytes_per_slot)} of keys and values",
         f"FLOPs           {plan.flops:.3g} for a text",
     ]
+    if plan.largest_slots is not None:
+        lines[2] += f"; {plan.largest_slots:,} would fit" if plan.largest_slots else "; not one fits"
     if plan.prefill_seconds is None or plan.tokens_per_s is None or plan.seconds is None:
         return [*lines, f"time            {_NO_SPEED}"]
     lines += [
@@ -73,13 +81,33 @@ def generation_lines(plan: GenerationPlan) -> list[str]:
     return lines
 
 
-def _memory_line(memory: Mapping[str, int], free: int | None) -> str:
-    parts = ", ".join(f"{name} {in_units(size)}" for name, size in memory.items() if size)
-    needed = sum(memory.values())
+def _memory_line(plan: TrainingPlan | GenerationPlan) -> str:
+    parts = ", ".join(f"{name} {in_units(size)}" for name, size in plan.memory.items() if size)
     there = ""
-    if free is not None:
-        there = f"; {in_units(free)} are free" + ("" if needed <= free else ": it does not fit")
-    return f"memory          {in_units(needed)} at most: {parts}{there}"
+    if plan.free_memory_bytes is not None:
+        where = "there" if plan.device in MACHINES else "free"
+        there = f"; {in_units(plan.free_memory_bytes)} are {where}{'' if plan.fits else ': it does not fit'}"
+    return f"memory          {in_units(plan.peak_memory_bytes)} at most: {parts}{there}"
+
+
+def _activations_line(plan: TrainingPlan) -> str:
+    """What the other way of keeping activations would take."""
+    kept, checkpointed = plan.activations["kept"], plan.activations["checkpointed"]
+    if plan.checkpoint_activations:
+        flag, now, other = "without --checkpoint-activations", checkpointed, kept
+    else:
+        flag, now, other = "with --checkpoint-activations", kept, checkpointed
+    line = (
+        f"activations     {in_units(now.bytes)}; {in_units(other.bytes)} {flag}, which takes "
+        f"{in_units(other.peak_memory_bytes)} of memory"
+    )
+    if now.seconds_per_step and other.seconds_per_step:
+        line += f" and {other.seconds_per_step / now.seconds_per_step - 1:+.0%} time"
+    return line
+
+
+def _sequences(count: int) -> str:
+    return f"{count:,} sequence{'' if count == 1 else 's'}"
 
 
 def _no_time(plan: TrainingPlan) -> str:

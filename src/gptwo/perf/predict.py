@@ -32,6 +32,7 @@ from gptwo.costs import (
 from gptwo.infer.formats import KV_DTYPES
 from gptwo.perf.ceilings import Ceilings
 from gptwo.perf.speeds import (
+    DIRECTIONS,
     FORWARD_OPERATIONS,
     FORWARD_OPERATIONS_OF_LAYER,
     NativeSpeeds,
@@ -83,7 +84,7 @@ def predict_forward(
     A prefill has logits of the last token of each text alone. ``kv_dtype`` None is what the engine takes by itself.
     """
     new = tokens if kind == "prefill" else 1
-    weights = cast(WeightFormat, dtype if dtype in ("fp32", "bf16", "int8", "int4") else _nearest(dtype))
+    weights = _nearest(dtype)
     kv = (
         cast(KVFormat, kv_dtype)
         if kv_dtype
@@ -101,8 +102,10 @@ def predict_forward(
         )
         for step in steps
     )
-    timed = _native_parts if engine == "native" else _torch_parts
-    parts = timed(config, ceilings, batch=batch, new=new, past=past, weights=weights, kv=kv)
+    if engine == "native":
+        parts = _native_parts(config, ceilings, batch=batch, new=new, past=past, weights=weights, kv=kv)
+    else:
+        parts = _torch_parts(config, ceilings, batch=batch, new=new, past=past, dtype=dtype, kv=kv)
     memory = serving_memory(
         config, slots=batch, tokens=past + new, rows=batch * max(new, past), weights=weights, kv=kv,
         native=engine == "native",
@@ -130,9 +133,15 @@ def _native_parts(
     D, L, V = config.n_embd, config.n_layer, config.vocab_size
     speeds = NativeSpeeds(ceilings, config, weights)
     rows, parts = batch * new, _Parts(float)
+    # In the last layer only the rows whose logits are wanted go on after their keys and values.
+    narrows, rest = rows > batch, speeds.block_bytes - speeds.qkv_bytes
     for first in range(0, rows, _ROWS):
-        parts["products"] += L * speeds.weight_s(speeds.block_bytes, min(_ROWS, rows - first))
+        together = min(_ROWS, rows - first)
+        parts["products"] += (L - narrows) * speeds.weight_s(speeds.block_bytes, together)
+        parts["products"] += narrows * speeds.weight_s(speeds.qkv_bytes, together)
         parts["overhead"] += L * speeds.layer_s
+    if narrows:
+        parts["products"] += speeds.weight_s(rest, min(_ROWS, batch))
     head = matrix_bytes(matrix_format("token_embedding.weight", weights), V, D)
     for first in range(0, batch, _ROWS):
         parts["head"] += speeds.weight_s(head, min(_ROWS, batch - first))
@@ -140,7 +149,8 @@ def _native_parts(
         kept = 2 * L * batch * (past + 1) * kv_position_bytes(config, kv)
         parts["attention"] += speeds.decode_attention_s(kept)
     else:
-        parts["attention"] += speeds.prefill_attention_s(L * batch * query_key_pairs(new, past) * D)
+        pairs = (L - 1) * query_key_pairs(new, past) + past + new
+        parts["attention"] += speeds.prefill_attention_s(batch * pairs * D)
     parts["overhead"] += speeds.call_s
     return dict(parts)
 
@@ -152,22 +162,23 @@ def _torch_parts(
     batch: int,
     new: int,
     past: int,
-    weights: WeightFormat,
+    dtype: str,
     kv: KVFormat,
 ) -> dict[str, float]:
     D, F, L, V = config.n_embd, config.mlp_width, config.n_layer, config.vocab_size
-    speeds, rows, parts = TorchSpeeds(ceilings, weights), batch * new, _Parts(float)
-    size = 4 if weights == "fp32" else 2
+    speeds, rows, parts = TorchSpeeds(ceilings, dtype), batch * new, _Parts(float)
+    H, K = config.n_head, config.head_width
+    size = 4 if _nearest(dtype) == "fp32" else 2
     for name, of_weights, of_rows in (
         ("products", L * (4 * D * D + 2 * D * F), rows),
         ("head", V * D, batch),
     ):
         products = speeds.product_s(2 * of_rows * of_weights, rows=of_rows, width=D)
         parts[name] += max(products, size * of_weights / ceilings.read_bytes_per_s)
-    pairs = L * batch * query_key_pairs(new, past)
+    pairs = L * H * batch * query_key_pairs(new, past)
     kept = 2 * L * batch * (past + new) * kv_position_bytes(config, kv)
     parts["attention"] += max(
-        speeds.attention_s(4 * D * pairs, tokens=past + new), kept / ceilings.read_bytes_per_s
+        speeds.attention_s(pairs, head_width=K, tokens=past + new), kept / ceilings.read_bytes_per_s
     )
     parts["element-wise"] += (
         L
@@ -202,23 +213,23 @@ def predict_training_step(
     matrices = L * (4 * D * D + 2 * D * F)
     forwards = 2 if checkpoint_activations else 1
     head_rows = min(rows, max(1, HEAD_LOGITS[place] // V))
-    for direction in ("forward", "input_gradient", "weight_gradient"):
+    for direction in DIRECTIONS:
         times = forwards if direction == "forward" else 1
         parts["products"] += times * speeds.product_s(
             2 * N * matrices, rows=rows, width=D, direction=direction
         )
-        parts["head"] += speeds.product_s(2 * N * V * D, rows=head_rows, width=D, direction=direction)
-    parts["head"] += N * V * speeds.value_s("softmax")
-    attention = 4 * D * L * sequences * query_key_pairs(T, 0)
-    parts["attention"] += forwards * speeds.attention_s(attention, tokens=T)
-    parts["attention"] += speeds.attention_s(2.5 * attention, tokens=T, backward=True)
+    parts["head"] += speeds.head_s(N, rows_at_once=head_rows, vocabulary=V, width=D)
+    pairs, K = L * H * sequences * query_key_pairs(T, 0), config.head_width
+    parts["attention"] += forwards * speeds.attention_s(pairs, head_width=K, tokens=T)
+    parts["attention"] += speeds.attention_s(pairs, head_width=K, tokens=T, backward=True)
+    parts["attention"] += speeds.join_s(N * L * D)
     # On a CPU in fp32 norm and GELU are computed once more in the backward pass (model/fused_linear.py).
     again = forwards + (1 if on_cpu and dtype == "fp32" else 0)
     norm, gelu, add = (speeds.value_s(what) for what in ("norm", "gelu", "add"))
     parts["element-wise"] += N * (2 * L + 1) * D * (again * norm + speeds.value_s("norm_backward"))
     parts["element-wise"] += N * L * F * ((again - 1) * gelu + speeds.value_s("gelu_backward"))
-    # Residuals and what joins Q, K and V, forward and backward, and the sums that are the biases' gradients.
-    parts["element-wise"] += N * L * 12 * D * add
+    # Residuals, forward and backward; and the sums that are the biases' gradients, which read and write nothing.
+    parts["element-wise"] += N * L * (4 * D + (5 * D + F) / 3) * add
     if config.dropout > 0:
         # Two masks; and on a CPU attention without a kernel that drops: squares of scores, written and read again.
         parts["element-wise"] += N * L * (4 * D + (14 * H * T if on_cpu else 0)) * add
@@ -270,6 +281,7 @@ def _bound_by(
     return "arithmetic" if arithmetic > memory else "memory"
 
 
-def _nearest(dtype: str) -> str:
-    """The format of ``costs`` with as many bytes."""
-    return "bf16" if dtype == "fp16" else "fp32"
+def _nearest(dtype: str) -> WeightFormat:
+    """The format of ``costs`` that is this one, or has as many bytes."""
+    known: dict[str, WeightFormat] = {"bf16": "bf16", "fp16": "bf16", "int8": "int8", "int4": "int4"}
+    return known.get(dtype, "fp32")

@@ -8,20 +8,23 @@ operation waits for its launch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from gptwo.config import GPT2Config
-from gptwo.costs import WeightFormat, matrix_bytes
+from gptwo.costs import WeightFormat, matrix_bytes, matrix_format
 from gptwo.perf.ceilings import Ceilings
 
 Direction = Literal["forward", "input_gradient", "weight_gradient"]
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 # Bytes that an element-wise step moves for each value in fp32: what it reads and writes. AdamW with the norm and the
 # clip: the gradient read three times and written, weight and two moments read and written.
 _BYTES_PER_VALUE = {
-    "norm": 8, "norm_backward": 16, "gelu": 8, "gelu_backward": 16, "softmax": 16, "add": 12, "adamw": 40
+    "norm": 8, "norm_backward": 16, "gelu": 8, "gelu_backward": 16, "add": 12, "adamw": 40
 }  # fmt: skip
+# Of the head's logits: the softmax, and its gradient in their place.
+_BYTES_PER_LOGIT = 16
 # Operations of torch, forward and backward, of a layer and of a step beside its layers.
 _OPERATIONS_OF_LAYER, _OPERATIONS_OF_STEP = 60, 100
 # The same of a forward pass alone.
@@ -62,12 +65,35 @@ class TorchSpeeds:
         by_row = [_between(table["widths"], speeds, width) for speeds in table[direction]]
         return flops / _between(table["rows"], by_row, rows)
 
-    def attention_s(self, flops: float, *, tokens: int, backward: bool = False) -> float:
-        """Seconds of attention's products over sequences of so many tokens."""
+    def head_s(self, rows: int, *, rows_at_once: int, vocabulary: int, width: int) -> float:
+        """Seconds of the head of a training step, forward and backward, over so many rows."""
+        logits = rows * vocabulary
         if self._measured is None:
+            products = sum(
+                self.product_s(2 * logits * width, rows=rows_at_once, width=width, direction=direction)
+                for direction in DIRECTIONS
+            )
+            return products + logits * _BYTES_PER_LOGIT / self._ceilings.copy_bytes_per_s
+        table = self._measured["head"]
+        by_vocabulary = [_between(table["widths"], speeds, width) for speeds in table["flops_per_s"]]
+        return 6 * logits * width / _between(table["vocabularies"], by_vocabulary, vocabulary)
+
+    def attention_s(self, pairs: float, *, head_width: int, tokens: int, backward: bool = False) -> float:
+        """Seconds of attention over so many pairs of query and key of all heads, in texts of so many tokens.
+
+        4 K FLOPs a pair forward, and five halves of that backward.
+        """
+        if self._measured is None:
+            flops = 4 * head_width * pairs * (2.5 if backward else 1)
             return flops / matmul_flops_per_s(self._ceilings, self._dtype)
         table = self._measured["attention"]
-        return flops / _between(table["tokens"], table["backward" if backward else "forward"], tokens)
+        speeds = table["backward" if backward else "forward"]
+        by_width = [_between(table["tokens"], of_length, tokens) for of_length in speeds]
+        return pairs * float(np.interp(head_width, table["head_widths"], by_width))
+
+    def join_s(self, values: float) -> float:
+        """Seconds of joining heads, and the gradients of Q, K and V, so many values each; 0 where attention has it."""
+        return 0.0 if self._measured else 5 * values * 8 / self._ceilings.copy_bytes_per_s
 
     def value_s(self, what: str) -> float:
         """Seconds for a value of an element-wise step."""
@@ -99,10 +125,15 @@ class NativeSpeeds:
         measured = (ceilings.speeds or {}).get("native")
         self._measured: dict[str, Any] | None = measured
         D, F = config.n_embd, config.mlp_width
-        self.block_bytes = sum(
+        # Of a block, and those of its first matrix, which makes Q, K and V.
+        of_each = [
             matrix_bytes(dtype, outputs, inputs) for outputs, inputs in ((3 * D, D), (D, D), (F, D), (D, F))
+        ]
+        self.block_bytes, self.qkv_bytes = sum(of_each), of_each[0]
+        # Of a token, which decide what keeps them from one to the next.
+        self._all_bytes = config.n_layer * self.block_bytes + matrix_bytes(
+            matrix_format("token_embedding.weight", dtype), config.vocab_size, D
         )
-        self._all_bytes = config.n_layer * self.block_bytes
         self._weights_per_byte = (4 * D * D + 2 * D * F) / self.block_bytes
 
     def weight_s(self, weight_bytes: float, rows: int) -> float:
@@ -110,8 +141,7 @@ class NativeSpeeds:
         if self._measured is None:
             arithmetic = 2 * rows * self._weights_per_byte / matmul_flops_per_s(self._ceilings, self._dtype)
             return weight_bytes * max(1 / self._ceilings.read_bytes_per_s, arithmetic)
-        small, large = self._sizes()
-        each = [float(np.interp(rows, size["rows"], size["s_per_byte"])) for size in (small, large)]
+        each = [float(np.interp(rows, size["rows"], size["s_per_byte"])) for size in self._sizes()]
         return weight_bytes * self._by_size(each)
 
     def prefill_attention_s(self, values: float) -> float:
@@ -136,13 +166,13 @@ class NativeSpeeds:
         """What a pass costs in Python."""
         return float(self._measured["call_s"]) if self._measured else 0.0
 
-    def _sizes(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _sizes(self) -> list[dict[str, Any]]:
         assert self._measured is not None
-        found = self._measured["formats"][self._dtype]
-        return found["small"], found["large"]
+        found: list[dict[str, Any]] = self._measured["formats"][self._dtype]
+        return found
 
     def _by_size(self, each: Sequence[float]) -> float:
-        """Between the model that fits the caches and the one that does not, by the bytes of the blocks' weights."""
+        """Between the models that were measured, by the bytes of the weights: from the caches to far past them."""
         return _between([size["bytes"] for size in self._sizes()], each, self._all_bytes)
 
 

@@ -1,6 +1,6 @@
-"""How fast the steps of training are on this CPU: products by their shapes, attention by its length, and the rest.
+"""How fast the steps of training are on this CPU: products by their shapes, attention, the head, and the rest.
 
-Each is measured as ``model/`` runs it: the same functions, forward and backward.
+Each is measured as ``model/`` runs it: the same functions, forward and backward. Medians, since a run has them, too.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from gptwo.config import GPT2Config
 from gptwo.costs import query_key_pairs
 from gptwo.model import GPT2, products
 from gptwo.model.gelu import gelu, gelu_again
-from gptwo.perf.clock import Clock, Work, host_clock, least_seconds
+from gptwo.model.head import summed_cross_entropy
+from gptwo.perf.clock import Clock, Work, host_clock, typical_seconds
 
 # Rows and widths D of a block's products, between which a plan interpolates.
 _ROWS, _WIDTHS = (64, 256, 1024), (128, 384, 1024)
-_LENGTHS = (64, 256, 1024)
-_HEAD_WIDTH, _HEADS = 64, 8
+_LENGTHS, _HEAD_WIDTHS, _HEADS = (64, 256, 1024), (32, 64, 128), 8
+# Vocabularies, and rows of the head for each: where it takes several pieces of them, two.
+_VOCABULARIES = {4096: 1024, 50257: 332}
 # Values of an element-wise step: more than a core's own cache holds, as a micro-batch's are.
 _VALUES = (2048, 1024)
 _PARAMETERS = 1 << 24
@@ -32,9 +34,12 @@ def torch_speeds(*, budget_s: float) -> dict[str, Any]:
 
     products    rows, widths, and for "forward", "input_gradient", "weight_gradient" FLOP/s [rows][widths] of a block's
                 four products together
-    attention   tokens, and FLOP/s of "forward" and "backward", of the causal half: the backward has five halves of it
-    per_value   seconds for a value of "norm", "norm_backward", "gelu", "gelu_backward", "softmax", "add", and for a
-                parameter of "adamw"
+    head        vocabularies, widths, and FLOP/s [vocabularies][widths] of the head, which computes its loss, softmax
+                and gradients at once
+    attention   head_widths, tokens, and for "forward" and "backward" seconds [head_widths][tokens] for each head and
+                each pair of a query and a key that it sees, with the cutting and joining of Q, K and V
+    per_value   seconds for a value of "norm", "norm_backward", "gelu", "gelu_backward", "add", and for a parameter of
+                "adamw"
     layer_s, step_s   what a layer and a step cost beside their arithmetic, forward and backward
     """
     # As training does: pages that are given back and taken again would be measured, too.
@@ -43,6 +48,7 @@ def torch_speeds(*, budget_s: float) -> dict[str, Any]:
     with torch.enable_grad():
         return {
             "products": _products(clock, budget_s / 2),
+            "head": _head(clock, budget_s / 6),
             "attention": _attention(clock, budget_s / 6),
             "per_value": _per_value(clock, budget_s / 6),
             **_overheads(clock, budget_s / 6),
@@ -58,9 +64,9 @@ def _products(clock: Clock, budget_s: float) -> dict[str, Any]:
         for width in _WIDTHS:
             works = _block_products(rows, width)
             # Four products of each kind, of 12 D² weights together.
-            least = least_seconds(works, clock, budget_s=budget_s / (len(_ROWS) * len(_WIDTHS)))
+            took = typical_seconds(works, clock, budget_s=budget_s / (len(_ROWS) * len(_WIDTHS)))
             for i, kind in enumerate(kinds):
-                found[kind][-1].append(24 * rows * width * width / sum(least[i::3]))
+                found[kind][-1].append(24 * rows * width * width / sum(took[i::3]))
     return {"rows": list(_ROWS), "widths": list(_WIDTHS), **found}
 
 
@@ -77,24 +83,55 @@ def _block_products(rows: int, width: int) -> list[Work]:
     return works
 
 
+def _head(clock: Clock, budget_s: float) -> dict[str, Any]:
+    flops: list[list[float]] = []
+    for vocabulary, rows in _VOCABULARIES.items():
+        works: list[Work] = []
+        for width in _WIDTHS:
+            x = torch.randn(rows, width, requires_grad=True)
+            E = (torch.randn(vocabulary, width) / width).requires_grad_()
+            targets = torch.zeros(rows, dtype=torch.long)
+            works.append(partial(_step_of_head, x, E, targets))
+        took = typical_seconds(works, clock, budget_s=budget_s / len(_VOCABULARIES))
+        flops.append([6 * rows * vocabulary * width / one for width, one in zip(_WIDTHS, took, strict=True)])
+    return {"vocabularies": list(_VOCABULARIES), "widths": list(_WIDTHS), "flops_per_s": flops}
+
+
+def _step_of_head(x: torch.Tensor, E: torch.Tensor, targets: torch.Tensor) -> None:
+    torch.autograd.grad(summed_cross_entropy(x, E, targets), (x, E))
+
+
 def _attention(clock: Clock, budget_s: float) -> dict[str, Any]:
-    forward, backward = [], []
-    for length in _LENGTHS:
-        heads = _HEADS * max(1, 256 // length)
-        q, k, v = (torch.randn(1, heads, length, _HEAD_WIDTH, requires_grad=True) for _ in range(3))
-        above = torch.randn(1, heads, length, _HEAD_WIDTH)
+    found: dict[str, list[list[float]]] = {"forward": [], "backward": []}
+    for head_width in _HEAD_WIDTHS:
+        works: list[Work] = []
+        pairs = []
+        for length in _LENGTHS:
+            texts = max(1, 256 // length)
+            shape = (texts, length, 3, _HEADS, head_width)
+            qkv, above = (
+                torch.randn(shape, requires_grad=True),
+                torch.randn(texts, length, _HEADS * head_width),
+            )
+            works += [partial(_attend, qkv), partial(_attend_back, qkv, above)]
+            pairs.append(texts * _HEADS * query_key_pairs(length, 0))
+        took = typical_seconds(works, clock, budget_s=budget_s / len(_HEAD_WIDTHS))
+        forward, both = took[::2], took[1::2]
+        found["forward"].append([one / n for one, n in zip(forward, pairs, strict=True)])
+        found["backward"].append(
+            [max(0.0, two - one) / n for one, two, n in zip(forward, both, pairs, strict=True)]
+        )
+    return {"head_widths": list(_HEAD_WIDTHS), "tokens": list(_LENGTHS), **found}
 
-        def attend(q: Any = q, k: Any = k, v: Any = v) -> torch.Tensor:
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
-        def both(q: Any = q, k: Any = k, v: Any = v, above: Any = above, attend: Any = attend) -> None:
-            torch.autograd.grad(attend(), (q, k, v), above)
+def _attend(qkv_BT3HK: torch.Tensor) -> torch.Tensor:
+    """From the product's result to the next one's input, as ``model/gpt2.py`` has it."""
+    q, k, v = qkv_BT3HK.permute(2, 0, 3, 1, 4).unbind(0)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
 
-        alone, together = least_seconds([attend, both], clock, budget_s=budget_s / len(_LENGTHS))
-        flops = 4 * heads * _HEAD_WIDTH * query_key_pairs(length, 0)
-        forward.append(flops / alone)
-        backward.append(2.5 * flops / (together - alone))
-    return {"tokens": list(_LENGTHS), "forward": forward, "backward": backward}
+
+def _attend_back(qkv_BT3HK: torch.Tensor, above_BTD: torch.Tensor) -> None:
+    torch.autograd.grad(_attend(qkv_BT3HK), qkv_BT3HK, above_BTD)
 
 
 def _per_value(clock: Clock, budget_s: float) -> dict[str, float]:
@@ -106,10 +143,6 @@ def _per_value(clock: Clock, budget_s: float) -> dict[str, float]:
     gradient, one = torch.zeros_like(parameter), torch.ones(())
     parameter.grad = gradient
     optimizer = torch.optim.AdamW([parameter], fused=True)
-    logits = torch.randn(_VALUES)
-
-    def softmax() -> None:
-        torch.ops.aten._log_softmax.out(logits, 1, False, out=logits).exp_()
 
     def adamw() -> None:
         # As the step does: the norm of the gradient, its division and clip, the update.
@@ -124,15 +157,14 @@ def _per_value(clock: Clock, budget_s: float) -> dict[str, float]:
         ),
         "gelu": lambda: gelu(x),
         "gelu_backward": lambda: gelu_again(x, y),
-        "softmax": softmax,
         "add": lambda: x + y,
         "adamw": adamw,
     }
     with torch.no_grad():
-        least = least_seconds([*works.values()], clock, budget_s=budget_s)
+        seconds = typical_seconds([*works.values()], clock, budget_s=budget_s)
     values = _VALUES[0] * _VALUES[1]
     counts = [values] * (len(works) - 1) + [_PARAMETERS]
-    return {name: took / count for name, took, count in zip(works, least, counts, strict=True)}
+    return {name: took / count for name, took, count in zip(works, seconds, counts, strict=True)}
 
 
 def _overheads(clock: Clock, budget_s: float) -> dict[str, float]:
@@ -151,6 +183,6 @@ def _overheads(clock: Clock, budget_s: float) -> dict[str, float]:
             optimizer.step()
 
         works.append(step)
-    few, many = least_seconds(works, clock, budget_s=budget_s)
+    few, many = typical_seconds(works, clock, budget_s=budget_s)
     layer_s = (many - few) / (layers[1] - layers[0])
     return {"layer_s": layer_s, "step_s": max(0.0, few - layers[0] * layer_s)}

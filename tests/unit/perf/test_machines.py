@@ -16,6 +16,7 @@ def test_a_gpu_s_ceilings_are_its_peaks_times_what_was_reached() -> None:
     assert writing.matmul_flops_per_s == {
         "fp32": 19.5e12 * share,
         "bf16": 312e12 * share,
+        "fp16": 312e12 * share,
         "int8": 624e12 * share,
     }
     assert training.matmul_flops_per_s["fp32"] == 156e12 * share, "TF32"

@@ -64,6 +64,10 @@ def test_the_largest_micro_batch_fits_and_one_more_does_not() -> None:
     # What gptwo train would take by itself keeps room, and cuts the 64 evenly.
     assert planned(small, micro_batch=None).micro_batch <= 5
     assert planned(dataclasses.replace(A100, memory_bytes=1 << 20)).largest_micro_batch == 0
+    # Of a step's 64 sequences all fit, and more would.
+    assert (planned().largest_micro_batch or 0) > 64
+    large = dataclasses.replace(A100, memory_bytes=peak(64))
+    assert planned(large).largest_micro_batch == 64
     unknown = planned(dataclasses.replace(A100, memory_bytes=None))
     assert (unknown.largest_micro_batch, unknown.fits) == (None, None)
 
@@ -91,6 +95,19 @@ def test_checkpointing_takes_less_memory_and_more_time() -> None:
     assert checkpointed.seconds_per_step
     assert plain.seconds_per_step
     assert 1.1 < checkpointed.seconds_per_step / plain.seconds_per_step < 1.4
+    # Each says what the other would take.
+    assert plain.activations == checkpointed.activations
+    for name, plan in (("kept", plain), ("checkpointed", checkpointed)):
+        assert plan.activations[name].peak_memory_bytes == plan.peak_memory_bytes
+        assert plan.activations[name].seconds_per_step == plan.seconds_per_step
+    assert " with --checkpoint-activations, which takes " in training_lines(plain)[2]
+    assert " without --checkpoint-activations, which takes " in training_lines(checkpointed)[2]
+
+
+def test_bf16_that_is_not_in_hardware_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^NVIDIA T4 16 GB trains in bf16 by emulation alone"):
+        planned(find_target("t4"), dtype="bf16")
+    assert planned(find_target("t4")).dtype == "fp32"
 
 
 def test_several_devices_share_the_step_and_talk() -> None:
@@ -153,6 +170,21 @@ def test_writing_by_hand() -> None:
         forward_flops(GPT2, batch=1, tokens=1, past=past) for past in range(32, 159)
     )
     assert plan.fits
+
+
+def test_the_largest_number_of_slots_fits_and_one_more_does_not() -> None:
+    def peak(slots: int) -> int:
+        return int(generated(A100, engine="torch", slots=slots).peak_memory_bytes)
+
+    small = dataclasses.replace(A100, memory_bytes=(peak(9) + peak(10)) // 2)
+    plan = generated(small, engine="torch", slots=2)
+    assert plan.kv_bytes_per_slot == 1024 * 12 * 2 * 768 * 4
+    assert plan.largest_slots == 9
+    assert "; 9 would fit" in "".join(generation_lines(plan))
+    unknown = dataclasses.replace(A100, memory_bytes=None)
+    assert generated(unknown, engine="torch").largest_slots is None
+    full = generated(dataclasses.replace(A100, memory_bytes=1 << 20), engine="torch")
+    assert (full.largest_slots, full.fits) == (0, False)
 
 
 def test_fewer_bits_are_fewer_bytes_and_more_tokens() -> None:

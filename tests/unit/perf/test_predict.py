@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from gptwo.config import PRESETS
+from gptwo.config import PRESETS, GPT2Config
 from gptwo.costs import forward_flops, packed_bytes, serving_memory, training_flops, training_memory
 from gptwo.perf.ceilings import Ceilings
+from gptwo.perf.machines import machine
 from gptwo.perf.predict import predict_forward, predict_training_step
 
 GPT2 = PRESETS["gpt2"]
@@ -63,9 +64,15 @@ MEASURED = replace(
                 "input_gradient": table(1e10),
                 "weight_gradient": table(1e10),
             },
-            "attention": {"tokens": [64, 1024], "forward": [1e10, 1e10], "backward": [1e10, 1e10]},
+            "head": {"vocabularies": [1000, 50257], "widths": [192, 768], "flops_per_s": table(1e10)},
+            "attention": {
+                "head_widths": [32, 64],
+                "tokens": [64, 512],
+                "forward": table(1e-9),
+                "backward": table(2e-9),
+            },
             "per_value": dict.fromkeys(
-                ("norm", "norm_backward", "gelu", "gelu_backward", "softmax", "add", "adamw"), 1e-9
+                ("norm", "norm_backward", "gelu", "gelu_backward", "add", "adamw"), 1e-9
             ),
             "layer_s": 1e-3,
             "step_s": 2e-3,
@@ -74,7 +81,7 @@ MEASURED = replace(
             "call_s": 1e-5,
             "layer_s": 1e-6,
             "formats": {
-                dtype: {"small": native_size(10**6, 1e-11), "large": native_size(10**8, 1e-10)}
+                dtype: [native_size(10**6, 1e-11), native_size(10**8, 1e-10)]
                 for dtype in ("fp32", "bf16", "int8", "int4")
             },
         },
@@ -100,12 +107,15 @@ def test_measured_parts_are_taken_where_they_lie() -> None:
     many = predict_forward(GPT2, MEASURED, kind="prefill", tokens=512)
     blocks = 12 * 4 * 12 * 768 * 768
     assert one.parts["products"] == pytest.approx(1e-10 * blocks)
-    assert many.parts["products"] == pytest.approx(2 * 1e-9 * blocks), "512 rows go through by 256"
+    # 512 rows go through by 256. In the last layer they are done with their keys and values, all but the last one.
+    assert many.parts["products"] == pytest.approx(
+        2 * 1e-9 * blocks * (11 + 3 / 12) / 12 + 1e-10 * blocks * (9 / 12) / 12
+    )
     assert many.parts["head"] == pytest.approx(1e-10 * 4 * 50272 * 768), "of the last token alone"
-    assert many.parts["attention"] == pytest.approx(1e-12 * 12 * 768 * 512 * 513 / 2)
+    assert many.parts["attention"] == pytest.approx(1e-12 * 768 * (11 * 512 * 513 / 2 + 512))
     assert one.parts["overhead"] == pytest.approx(1e-5 + 12e-6)
     # Of a model between the two, half way by the logarithm.
-    between = replace(GPT2, n_layer=1, n_head=2, n_embd=456, n_inner=1824)
+    between = replace(GPT2, n_layer=1, n_head=2, n_embd=456, n_inner=1824, vocab_size=32)
     small = predict_forward(between, MEASURED, kind="decode").parts["products"] / (4 * 12 * 456 * 456)
     assert 1e-11 < small < 1e-10
 
@@ -139,20 +149,33 @@ def test_a_step_by_hand() -> None:
     found = predict_training_step(replace(GPT2, dropout=0.0), MEASURED, sequences=2, tokens=512)
     N, L, D, F, V = 1024, 12, 768, 3072, 50257
     assert found.parts["products"] == pytest.approx(3 * 2 * N * L * 12 * D * D / 4e10)
-    assert found.parts["attention"] == pytest.approx(3.5 * 4 * D * L * 2 * (512 * 513 // 2) / 1e10)
+    # Heads of 64, texts of 512: the last of both; forward and backward.
+    assert found.parts["attention"] == pytest.approx((4e-9 + 8e-9) * 12 * L * 2 * (512 * 513 // 2))
+    # Four times a residual, and a third of an addition for each value that a bias's gradient sums up.
     assert found.parts["element-wise"] == pytest.approx(
-        1e-9 * N * ((2 * L + 1) * D * 3 + L * F * 2 + L * 12 * D)
+        1e-9 * N * ((2 * L + 1) * D * 3 + L * F * 2 + L * (4 * D + (3 * D + D + F + D) / 3))
     )
     assert found.parts["optimizer"] == pytest.approx(1e-9 * 124_439_808)
     assert found.parts["overhead"] == pytest.approx(12e-3 + 2e-3)
-    # 166 rows of the logits at a time; the head's speed is that of so many rows.
-    assert found.parts["head"] > 3 * 2 * N * V * D / 4e10 + 1e-9 * N * V
+    assert found.parts["head"] == pytest.approx(3 * 2 * N * V * D / 4e10)
     assert found.memory == {
         "process": 350,
         **training_memory(replace(GPT2, dropout=0.0), micro_batch=2, tokens=512),
     }
     assert found.floor_seconds == pytest.approx(training_flops(GPT2, batch=2, tokens=512) / 1e11)
     assert found.bound_by == "arithmetic"
+
+
+def test_between_the_points_of_the_tables() -> None:
+    """Half way by the logarithm of a width or a length; half way between two widths of heads."""
+    step = predict_training_step(
+        GPT2Config(n_layer=1, n_head=8, n_embd=384, context=512, vocab_size=1000, dropout=0.0),
+        MEASURED,
+        sequences=1,
+    )
+    assert step.parts["head"] == pytest.approx(6 * 512 * 1000 * 384 / 1.5e10)
+    # Heads of 48 at 512 tokens: between 2 and 4 ns.
+    assert step.parts["attention"] == pytest.approx((3e-9 + 6e-9) * 8 * (512 * 513 // 2))
 
 
 def test_what_makes_a_step_longer() -> None:
@@ -163,6 +186,17 @@ def test_what_makes_a_step_longer() -> None:
     assert predict_training_step(replace(GPT2, dropout=0.0), MEASURED, **base).seconds < plain.seconds
     less = predict_training_step(GPT2, MEASURED, **base, micro_batch=1)
     assert less.memory["activations"] < plain.memory["activations"]
+
+
+def test_fp16_has_its_own_speed() -> None:
+    """A T4 has tensor cores for fp16 and none for bf16."""
+    t4 = machine("t4").ceilings(training=False)
+    fp32, fp16 = (
+        predict_forward(GPT2, t4, kind="prefill", tokens=1024, batch=8, engine="torch", dtype=dtype)
+        for dtype in ("fp32", "fp16")
+    )
+    assert fp32.parts["products"] / fp16.parts["products"] == pytest.approx(65 / 8.1)
+    assert fp16.memory["weights"] < fp32.memory["weights"] / 1.9
 
 
 def test_bf16_on_a_gpu_is_quicker() -> None:

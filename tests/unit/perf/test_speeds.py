@@ -16,7 +16,7 @@ TINY = GPT2Config(n_layer=3, n_head=2, n_embd=64, context=1024, vocab_size=32, d
 
 
 def seconds_in_turn(*expected: float) -> Callable[..., list[float]]:
-    """``least_seconds`` that runs each piece of work once, and says what a real clock might."""
+    """``typical_seconds`` that runs each piece of work once, and says what a real clock might."""
 
     def least(pieces: Sequence[Callable[[], object]], *_: object, **__: object) -> list[float]:
         for piece in pieces:
@@ -30,20 +30,26 @@ def test_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_speeds, "_ROWS", (4, 8))
     monkeypatch.setattr(torch_speeds, "_WIDTHS", (8, 16))
     monkeypatch.setattr(torch_speeds, "_LENGTHS", (4, 8))
+    monkeypatch.setattr(torch_speeds, "_HEAD_WIDTHS", (4, 8))
+    monkeypatch.setattr(torch_speeds, "_VOCABULARIES", {5: 3, 7: 4})
     monkeypatch.setattr(torch_speeds, "_VALUES", (2, 8))
     monkeypatch.setattr(torch_speeds, "_PARAMETERS", 32)
-    monkeypatch.setattr(torch_speeds, "least_seconds", seconds_in_turn(1.0, 3.0))
+    monkeypatch.setattr(torch_speeds, "typical_seconds", seconds_in_turn(1.0, 3.0))
     found = torch_speeds.torch_speeds(budget_s=0.0)
     products = found["products"]
     assert (products["rows"], products["widths"]) == ([4, 8], [8, 16])
     # Of twelve products every third is a forward one: they take 1, 3, 1 and 3 seconds.
     assert products["forward"] == [[24 * rows * width**2 / 8 for width in (8, 16)] for rows in (4, 8)]
-    # Forward takes 1 s, with the backward pass 3.
+    # Of each head width: forward takes 1 s, with the backward pass 3; 64 texts of 4 tokens, or 32 of 8, of 8 heads.
     attention = found["attention"]
-    assert [2.5 * f / 2 for f in attention["forward"]] == attention["backward"]
-    assert attention["forward"][0] == 4 * 64 * (8 * 64) * (4 * 5 / 2)
+    forward = [1 / (8 * 64 * (4 * 5 / 2)), 1 / (8 * 32 * (8 * 9 / 2))]
+    assert attention["forward"] == [forward, forward]
+    assert attention["backward"] == [[2 * one for one in forward]] * 2
+    head = found["head"]
+    assert (head["vocabularies"], head["widths"]) == ([5, 7], [8, 16])
+    assert head["flops_per_s"] == [[6 * 3 * 5 * 8, 6 * 3 * 5 * 16 / 3], [6 * 4 * 7 * 8, 6 * 4 * 7 * 16 / 3]]
     assert found["per_value"]["norm"] == 1 / 16
-    assert found["per_value"]["adamw"] == 1 / 32
+    assert found["per_value"]["adamw"] == 3 / 32
     # 2 layers take 1 s and 10 layers 3.
     assert (found["layer_s"], found["step_s"]) == (0.25, 0.5)
 
@@ -53,16 +59,17 @@ def test_native(monkeypatch: pytest.MonkeyPatch) -> None:
         kernels = open_kernels(1)
     except NativeLibraryError as error:
         pytest.skip(f"{error}")
-    monkeypatch.setattr(native_speeds, "_SMALL", TINY)
-    monkeypatch.setattr(native_speeds, "_LARGE", replace(TINY, n_embd=128))
+    monkeypatch.setattr(native_speeds, "_SIZES", (TINY, replace(TINY, n_embd=128)))
     monkeypatch.setattr(native_speeds, "_DEEP", 32)
-    monkeypatch.setattr(native_speeds, "least_seconds", seconds_in_turn(1.0, 2.0, 4.0, 8.0, 16.0, 17.0, 5.0))
+    monkeypatch.setattr(
+        native_speeds, "typical_seconds", seconds_in_turn(1.0, 2.0, 4.0, 8.0, 16.0, 17.0, 5.0)
+    )
     found = native_speeds.native_speeds(kernels, budget_s=0.0)
     # 8 layers take 1 s and 64 layers 2.
     assert found["layer_s"] == pytest.approx(1 / 56)
     assert found["call_s"] == pytest.approx(1 - 8 / 56)
     assert list(found["formats"]) == ["fp32", "bf16", "int8", "int4"]
-    small = found["formats"]["fp32"]["small"]
+    small = found["formats"]["fp32"][0]
     assert small["bytes"] == 3 * 4 * 12 * 64 * 64
     beside = found["call_s"] + 3 * found["layer_s"]
     assert small["s_per_byte"][0] == pytest.approx((1 - beside) / small["bytes"])
