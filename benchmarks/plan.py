@@ -51,8 +51,8 @@ SHORT_S, PROCESSES = 0.02, 5
 STEADY, TRIES = 0.08, 5
 # Other programs may take so much of the cores meanwhile.
 OTHERS = 0.03
-# Of the product whose speed is read: rows, inputs and outputs.
-PRODUCT = (256, 1024, 1024)
+# Values of the memory whose speed is read; and of the product, rows, inputs and outputs.
+MEMORY, PRODUCT = 1 << 26, (256, 1024, 1024)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +160,7 @@ class Machine:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._kernels = open_kernels(threads)
-        self._memory = np.ones(1 << 26, dtype=np.float32)
+        self._memory = np.ones(MEMORY, dtype=np.float32)
         rows, inputs, outputs = PRODUCT
         self._matrix = pack(np.ones((outputs, inputs), dtype=np.float32), "fp32")
         self._x = np.ones((rows, inputs), dtype=np.float32)

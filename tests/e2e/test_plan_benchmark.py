@@ -30,9 +30,11 @@ def _benchmarks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     except NativeLibraryError as error:
         pytest.skip(f"{error}")
     monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    import plan
     import record
 
     monkeypatch.setattr(record, "HISTORY", tmp_path / "history")
+    monkeypatch.setattr(plan, "MEMORY", 1 << 10)
 
 
 @pytest.mark.parametrize("size", PRESETS)

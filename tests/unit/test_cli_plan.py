@@ -144,6 +144,13 @@ def test_memory_that_is_given_decides_what_fits() -> None:
             ("gpt2", "--device", "a100", "--generate", "9", "--dtype", "int8"),
             "ConfigError: --dtype int8 is not possible on the torch engine; expected one of fp32, bf16, fp16, fp64",
         ),
+        (
+            ("gpt2", "--device", "a100", "--generate", "9", "--kv-dtype", "int8"),
+            "ConfigError: the torch engine keeps keys and values as its weights are, in fp32; leave out --kv-dtype",
+        ),
+        (("gpt2", "--device", "a100", "--gpus", "2", "--link", "0"), "ConfigError: --link 0 is not possible"),
+        (("gpt2", "--device", "a100", "--memory", "0"), "ConfigError: --memory 0 is not possible"),
+        (("gpt2", "--device", "i7-10700", "--threads", "0"), "ConfigError: --threads 0 is not possible"),
         (("nowhere/at/all", "--device", "a100"), "CheckpointError: "),
         (
             ("gpt2", "--device", "a100", "--memory", "much"),

@@ -1,4 +1,4 @@
-"""Bytes and seconds as a person says them."""
+"""Bytes, seconds and numbers per second as a person says them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ def in_units(size: float) -> str:
         if size >= factor:
             return f"{size / factor:.3g} {unit}"
     return f"{size:.0f} bytes"
+
+
+def rate(per_second: float) -> str:
+    """A number per second, to three digits and never as a power of ten: 0.125, 35.7, 9,123."""
+    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.3g}"
 
 
 def duration(seconds: float) -> str:

@@ -118,6 +118,9 @@ def _check(arguments: argparse.Namespace) -> None:
         "generate",
         "prompt_tokens",
         "slots",
+        "threads",
+        "memory",
+        "link",
     ):
         value = getattr(arguments, name)
         if value is not None and not 1 <= value < float("inf"):
@@ -181,6 +184,11 @@ def _generation(arguments: argparse.Namespace, config: GPT2Config, target: Targe
     engine = arguments.engine or ("native" if target.kind == "cpu" else "torch")
     weights = _weights(arguments, engine)
     kv = (arguments.kv_dtype or KV_DTYPES[weights]) if engine == "native" else weights
+    if engine == "torch" and arguments.kv_dtype not in (None, weights):
+        raise ConfigError(
+            f"the torch engine keeps keys and values as its weights are, in {weights}; leave out --kv-dtype, or give "
+            "--engine native on a CPU"
+        )
     if engine == "native" and target.kind != "cpu":
         raise ConfigError(f"the native engine runs on a CPU, not on {target.title}; expected --engine torch")
     return plan_generation(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gptwo.base.units import duration, in_units, short_time
+from gptwo.base.units import duration, in_units, rate, short_time
 from gptwo.perf.expected_loss import SOURCE
 from gptwo.perf.generation_plan import GenerationPlan
 from gptwo.perf.machines import MACHINES
@@ -39,7 +39,7 @@ def training_lines(plan: TrainingPlan) -> list[str]:
         lines.append(f"time            {_no_time(plan)}")
     else:
         lines += [
-            f"a step          {short_time(plan.seconds_per_step)}, {plan.tokens_per_s:,.0f} tokens/s; bound by "
+            f"a step          {short_time(plan.seconds_per_step)}, {rate(plan.tokens_per_s)} tokens/s; bound by "
             f"{plan.bound_by}",
             f"in all          {plan.tokens:,} tokens in {duration(plan.seconds)}",
         ]
@@ -71,11 +71,11 @@ def generation_lines(plan: GenerationPlan) -> list[str]:
         return [*lines, f"time            {_NO_SPEED}"]
     lines += [
         f"first token     {short_time(plan.prefill_seconds)}",
-        f"then            {plan.tokens_per_s:,.3g} tokens/s; bound by {plan.bound_by}",
+        f"then            {rate(plan.tokens_per_s)} tokens/s; bound by {plan.bound_by}",
         f"a whole text    {short_time(plan.seconds)}",
     ]
-    if plan.slots > 1:
-        lines.append(f"{plan.slots} side by side".ljust(16) + f"{plan.tokens_per_s_all_slots:,.3g} tokens/s")
+    if plan.slots > 1 and plan.tokens_per_s_all_slots is not None:
+        lines.append(f"{plan.slots} side by side".ljust(16) + f"{rate(plan.tokens_per_s_all_slots)} tokens/s")
     if plan.cost is not None:
         lines.append(f"cost            {plan.cost:.2g} for a text alone")
     return lines
@@ -124,7 +124,7 @@ def training_summary(plan: TrainingPlan) -> str:
     if plan.seconds_per_step is None or plan.seconds is None or plan.tokens_per_s is None:
         return f"{memory}; time {_no_time(plan)}"
     return (
-        f"{memory}, {short_time(plan.seconds_per_step)} a step, {plan.tokens_per_s:,.0f} tokens/s, "
+        f"{memory}, {short_time(plan.seconds_per_step)} a step, {rate(plan.tokens_per_s)} tokens/s, "
         f"{duration(plan.seconds)} in all"
     )
 
@@ -135,7 +135,7 @@ def took_line(plan: TrainingPlan, took: Took) -> str:
         f"{in_units(took.peak_memory_bytes)} of memory at most"
         f"{_beside(took.peak_memory_bytes, plan.peak_memory_bytes)}",
         f"{short_time(took.seconds_per_step)} a step{_beside(took.seconds_per_step, plan.seconds_per_step)}",
-        f"{took.tokens_per_s:,.0f} tokens/s",
+        f"{rate(took.tokens_per_s)} tokens/s",
         f"{duration(took.seconds)} in {took.steps:,} steps",
     ]
     return f"took: {', '.join(parts)}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gptwo.base.memory import resident_bytes
-from gptwo.base.units import in_units
+from gptwo.base.units import in_units, rate
 from gptwo.checkpoint.released_config import read_config
 from gptwo.infer.engines import choose_engine
 from gptwo.infer.formats import formats_of
@@ -37,17 +37,17 @@ class ServingPlan:
         line = f"plan: {in_units(plan.peak_memory_bytes)} of memory at most ({parts})"
         if plan.free_memory_bytes is not None:
             line += f" of {in_units(plan.free_memory_bytes)} free"
-        if plan.tokens_per_s is None:
+        if plan.tokens_per_s is None or plan.tokens_per_s_all_slots is None:
             return f"{line}; tokens/s not known: `gptwo plan MODEL` measures this machine, once"
         return (
-            f"{line}; {plan.tokens_per_s:,.3g} tokens/s for one text, {plan.tokens_per_s_all_slots:,.3g} for "
+            f"{line}; {rate(plan.tokens_per_s)} tokens/s for one text, {rate(plan.tokens_per_s_all_slots)} for "
             f"{plan.slots} together"
         )
 
     def took_line(self, *, tokens: int, seconds: float, peak_memory_bytes: int) -> str:
         """When the server ends: ``tokens`` written in ``seconds`` of running the model, prompts among them."""
         planned = self.generation.peak_memory_bytes
-        speed = f" at {tokens / seconds:,.3g} tokens/s" if tokens else ""
+        speed = f" at {rate(tokens / seconds)} tokens/s" if tokens else ""
         return (
             f"took: {in_units(peak_memory_bytes)} of memory at most (plan: {in_units(planned)}), {tokens:,} tokens "
             f"written{speed}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gptwo.base.units import duration, in_units, short_time
+from gptwo.base.units import duration, in_units, rate, short_time
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,16 @@ def test_duration(seconds: float, said: str) -> None:
 
 def test_bytes() -> None:
     assert [in_units(size) for size in (12, 1500, 2_420_000_000)] == ["12 bytes", "1.5 kB", "2.42 GB"]
+
+
+def test_rates() -> None:
+    assert [rate(n) for n in (0.1254, 35.71, 99.4, 100.2, 9123.4)] == [
+        "0.125",
+        "35.7",
+        "99.4",
+        "100",
+        "9,123",
+    ]
 
 
 def test_short_times() -> None:
