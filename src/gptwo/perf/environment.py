@@ -120,7 +120,10 @@ def _number(value: str) -> float | str | None:
 
 
 def commit() -> str | None:
-    """The commit that runs, with + when files differ from it; None where gptwo lies in no repository."""
+    """The commit that runs, with + when files differ from it; None where gptwo lies in no repository.
+
+    What benchmarks have found is not what runs: a round that adds to the history leaves the commit as it is.
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
@@ -128,7 +131,8 @@ def commit() -> str | None:
 
     try:
         git("ls-files", "--error-unmatch", __file__)
-        dirty = git("status", "--porcelain", "--untracked-files=no")
+        code = (":(top)", ":(top,exclude)benchmarks/history")
+        dirty = git("status", "--porcelain", "--untracked-files=no", "--", *code)
         return git("rev-parse", "--short=12", "HEAD") + ("+" if dirty else "")
     except (OSError, subprocess.SubprocessError):
         return None
