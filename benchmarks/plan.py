@@ -8,7 +8,8 @@ process's peak (VmHWM). A case is a hit when the median of the newest three roun
 
 A virtual machine's memory may be twice as fast a minute later (docs/decisions/0025-measuring.md), and its cores slower
 by a tenth. Both speeds are read before and after each case; where they are no longer those of the ceilings the case is
-timed again, or first the ceilings are measured again. So it is where other programs took part of the cores meanwhile.
+timed again, or first the ceilings are measured again. So it is where other programs took part of the cores meanwhile,
+or where the machine changed while its ceilings were measured.
 A case that never had a steady machine is kept as ``steady: false``, and counts as the others do.
 
 Weights are random; `--work FOLDER` keeps them between runs. Each round of a size is a line of
@@ -167,17 +168,18 @@ class Machine:
         self.measure()
 
     def measure(self) -> None:
-        """Its ceilings as it is now."""
-        for _ in range(TRIES):
-            since = Others()
-            fields = ask({"what": "ceilings", "device": "cpu", "threads": self.threads})
-            if since.share() <= OTHERS:
-                break
-        self.ceilings = Ceilings.from_json(fields)
-        self._then = self._now()
+        """Its ceilings as it is now; they count where it stayed so meanwhile, and nothing else ran."""
+        self._then, since = self._now(), Others()
+        self.ceilings = Ceilings.from_json(
+            ask({"what": "ceilings", "device": "cpu", "threads": self.threads})
+        )
+        self._one_state = since.share() <= OTHERS and self._as_then()
 
     def steady(self) -> bool:
         """Whether memory is read and matrices are multiplied as fast as when the ceilings were measured."""
+        return self._one_state and self._as_then()
+
+    def _as_then(self) -> bool:
         return all(abs(now / then - 1) <= STEADY for now, then in zip(self._now(), self._then, strict=True))
 
     def _now(self) -> tuple[float, float]:

@@ -100,17 +100,27 @@ def test_a_machine_that_moved_is_measured_again(monkeypatch: pytest.MonkeyPatch,
         asked.append(request["what"])
         return CEILINGS if request["what"] == "ceilings" else {"seconds": [1.0], "peak_memory_bytes": 7}
 
-    # The ceilings; then memory is slower before the case, and still: new ceilings; cores are slower after the case, and
-    # still; new ceilings, and all as it was then.
-    speeds = iter([(100, 10), (50, 10), (50, 10), (51, 10), (52, 8), (52, 8), (51, 8), (51, 8), (52, 8)])
+    # The ceilings; then memory is slower before the case, and still: new ceilings, which it does not outlast: they count
+    # for nothing. New ones again, and all as it was then. Another case: cores are slower after it, and still.
+    speeds = iter(
+        [
+            *[(100, 10), (99, 10), (50, 10), (50, 10), (50, 10), (80, 10), (52, 8), (51, 8), (52, 8)],
+            *[(52, 8), (52, 9), (52, 9), (52, 9), (52, 9), (52, 9), (52, 9)],
+        ]
+    )
     monkeypatch.setattr(plan, "ask", ask)
     monkeypatch.setattr(plan.time, "sleep", lambda _: None)
     monkeypatch.setattr(plan.Machine, "_now", lambda _: next(speeds))
+    monkeypatch.setattr(plan.Others, "share", lambda _: 0.0)
     config = PRESETS["nano"]
     case = replace(plan.cases(config)[0], batch=1000)
-    found = plan.timed(case, config, tmp_path, plan.Machine(1))
+    machine = plan.Machine(1)
+    found = plan.timed(case, config, tmp_path, machine)
     assert asked == ["ceilings", "ceilings", "train", "ceilings", "train"]
     assert (found["steady"], found["tries"], found["measured_bytes"]) == (True, 2, 7)
+    asked.clear()
+    assert plan.timed(case, config, tmp_path, machine)["steady"]
+    assert asked == ["train", "ceilings", "train"]
 
 
 def test_a_short_case_is_the_median_of_several_processes(
