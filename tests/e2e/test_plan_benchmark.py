@@ -100,7 +100,7 @@ def test_a_machine_that_moved_is_measured_again(monkeypatch: pytest.MonkeyPatch,
         asked.append(request["what"])
         return CEILINGS if request["what"] == "ceilings" else {"seconds": [1.0], "peak_memory_bytes": 7}
 
-    # The ceilings; then memory is slower before the case, and still: new ceilings, which it does not outlast: they count
+    # The ceilings; then memory is slower before the case, and still: new ceilings, in which it changes, so they count
     # for nothing. New ones again, and all as it was then. Another case: cores are slower after it, and still.
     speeds = iter(
         [

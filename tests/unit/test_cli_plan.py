@@ -126,6 +126,8 @@ def test_memory_that_is_given_decides_what_fits() -> None:
         ),
         (("gpt2", "--device", "a100", "--tokens", "nan"), "ConfigError: --tokens nan is not possible"),
         (("gpt2", "--device", "a100", "--tokens", "inf"), "ConfigError: --tokens inf is not possible"),
+        (("gpt2", "--device", "a100", "--tokens", "1e300"), "ConfigError: --tokens 1e+300 is not possible"),
+        (("gpt2", "--device", "a100", "--price", "1e300"), "ConfigError: --price 1e+300 is not possible"),
         (("gpt2", "--device", "a100", "--price", "-1"), "ConfigError: --price -1 is not possible"),
         (
             ("gpt2", "--device", "a100", "--dtype", "int8"),

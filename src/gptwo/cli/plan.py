@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Of a generation that says nothing of its prompt.
 _PROMPT_TOKENS = 32
+# Of tokens, devices, bytes and money: more than anyone has, and no sum of products of it is past a float.
+_MOST = 10**18
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,11 +125,11 @@ def _check(arguments: argparse.Namespace) -> None:
         "link",
     ):
         value = getattr(arguments, name)
-        if value is not None and not 1 <= value < float("inf"):
+        if value is not None and not 1 <= value <= _MOST:
             flag = "--" + name.replace("_", "-")
-            raise ConfigError(f"{flag} {value:g} is not possible; expected 1 or more")
-    if arguments.price is not None and not 0 <= arguments.price < float("inf"):
-        raise ConfigError(f"--price {arguments.price:g} is not possible; expected 0 or more")
+            raise ConfigError(f"{flag} {value:g} is not possible; expected 1 to {_MOST:g}")
+    if arguments.price is not None and not 0 <= arguments.price <= _MOST:
+        raise ConfigError(f"--price {arguments.price:g} is not possible; expected 0 to {_MOST:g}")
 
 
 def _config(name: str) -> GPT2Config:

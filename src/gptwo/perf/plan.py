@@ -156,6 +156,7 @@ def plan_training(
                 on_cpu=on_cpu,
                 parameter_ranks=parameter_ranks,
             )
+    micro_batch = min(micro_batch, share)
     memory = memory_of(micro_batch)
     flops = training_flops(config, batch=sequences, tokens=config.context)
     plan = TrainingPlan(

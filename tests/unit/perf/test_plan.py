@@ -68,6 +68,8 @@ def test_the_largest_micro_batch_fits_and_one_more_does_not() -> None:
     assert (planned().largest_micro_batch or 0) > 64
     large = dataclasses.replace(A100, memory_bytes=peak(64))
     assert planned(large).largest_micro_batch == 64
+    # A step has no more at a time than it has.
+    assert planned(micro_batch=1000).micro_batch == 64
     unknown = planned(dataclasses.replace(A100, memory_bytes=None))
     assert (unknown.largest_micro_batch, unknown.fits) == (None, None)
 
