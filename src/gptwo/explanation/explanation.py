@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -119,9 +119,10 @@ class Explanation(Mapping[str, Array]):
         return row
 
     @torch.inference_mode()
-    def logits_of(self, rows: slice) -> Float[Tensor, "n V"]:
-        """The logits after these positions."""
-        return unembed(self.reference, self.kept["final_norm"][rows])
+    def logits_of(self, rows: slice, tokens: Sequence[int] | None = None) -> Float[Tensor, "n V"]:
+        """The logits after these positions: of all tokens, or of those with these ids."""
+        x_nD = self.kept["final_norm"][rows]
+        return unembed(self.reference, x_nD) if tokens is None else x_nD @ self.reference.E[list(tokens)].T
 
     @property
     def logits(self) -> Float[np.ndarray, "T V"]:

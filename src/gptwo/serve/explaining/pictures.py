@@ -25,15 +25,19 @@ class Picture(NamedTuple):
 
 
 def tensor(explanation: Explanation, asked: TensorQuery) -> Picture:
-    """Of one head or all, those rows and columns; means of fields where there are more than ``size``."""
+    """Of one head or all, those rows and columns; means of fields where there are more than ``size``.
+
+    Of the logits the columns can also be those of some tokens.
+    """
     if asked.name == "logits":
         if asked.head is not None:
             raise _no_heads()
         rows = _slice("rows", asked.rows, len(explanation.tokens))
         # All of them may be a gigabyte: those rows alone, whose least and largest these then are.
-        whole = _logits(explanation, rows)
-        part = whole
+        whole = part = _logits(explanation, rows, asked.tokens)
     else:
+        if asked.tokens is not None:
+            raise ApiError(400, "tokens can only be chosen of logits; leave tokens out", param="tokens")
         whole = part = explanation.tensor(asked.name)
         if asked.head is not None:
             part = _of_head(part, asked.head)
@@ -66,8 +70,12 @@ def tile(explanation: Explanation, layer: int, head: int, asked: TileQuery) -> P
     return Picture(content, _shape(part), "0,1")
 
 
-def _logits(explanation: Explanation, rows: slice) -> Tensor:
+def _logits(explanation: Explanation, rows: slice, tokens: str | None) -> Tensor:
     count = rows.stop - rows.start
+    if tokens is not None:
+        ids = [int(token) for token in tokens.split(",")]
+        _require("tokens", max(ids), explanation.config.vocab_size)
+        return explanation.logits_of(rows, ids)
     if count * explanation.config.vocab_size > MOST_VALUES:
         raise _too_large(count * explanation.config.vocab_size)
     return explanation.logits_of(rows)

@@ -110,6 +110,9 @@ class TensorQuery(QueryFields):
     size: int | None = Field(
         None, ge=1, le=4096, description="at most so many rows and columns, means of fields"
     )
+    tokens: Annotated[str, Field(pattern=r"^[0-9]{1,9}(,[0-9]{1,9}){0,99}$")] | None = Field(
+        None, description="of logits: those of these ids alone, 11,262,13"
+    )
 
 
 class ThumbnailsQuery(QueryFields):

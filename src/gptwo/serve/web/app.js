@@ -11,6 +11,7 @@ import { textOf } from "./tokens.js";
 
 const PANELS = {
   write: () => import("./panels/write.js"),
+  equations: () => import("./panels/equations.js"),
   layers: () => import("./panels/layers.js"),
   whatif: () => import("./panels/whatif.js"),
   training: () => import("./panels/training.js"),
@@ -169,6 +170,12 @@ function open(name, { push = true } = {}) {
   return showPanel();
 }
 
+/** Has a panel ask for all of the prompt that it shows only when one scrolls to it. */
+async function gather(name) {
+  const module = await PANELS[name]();
+  await module.gather?.(app);
+}
+
 /** While a panel writes, each token is put after the last. It begins with `writing(null, kept)`: those that stay. */
 function writing(token, value) {
   element("prompt").readOnly = true;
@@ -232,7 +239,7 @@ async function start() {
   await speak(saved?.language ?? preferred(), { again: false });
   roving(element("tabs"), () => [...element("tabs").children], { choose: (tab) => tab.click() });
   for (const button of element("languages").children) button.addEventListener("click", () => speak(button.dataset.lang));
-  element("share").addEventListener("click", () => openShare(app, { panels: Object.keys(PANELS), panel, open }));
+  element("share").addEventListener("click", () => openShare(app, { panels: Object.keys(PANELS), panel, open, gather }));
   element("skip").addEventListener("click", (event) => {
     event.preventDefault();
     element("panel").focus();

@@ -40,6 +40,12 @@ export function fixed(x, digits = 2) {
   return format(x, { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
+/** With so many digits that count, wherever its point is. */
+export function figures(x, count = 4) {
+  if (!Number.isFinite(x) || x === 0) return number(x);
+  return Math.abs(x) < 0.001 ? scientific(x) : format(x, { minimumSignificantDigits: count, maximumSignificantDigits: count });
+}
+
 /** With a sign: a change. */
 export function signed(x, digits = 2) {
   if (!Number.isFinite(x)) return number(x);

@@ -6,8 +6,8 @@ import { fullOf, gradientOf, onRecolour, pixelsOf } from "./palette.js";
 
 /** Rows or columns that have names beside them, at most. */
 export const MOST_LABELS = 40;
-const TALLEST = 420;
-const ROW = [1, 26];
+const TALLEST = 400;
+const ROW = [1, 18];
 // Cells narrower than a pixel are mixed with their neighbours, not left out.
 const FINE = 300;
 // A saved picture has at least so many pixels across.
@@ -20,7 +20,7 @@ export class Picture {
   #mark = h("i", { class: "entry-mark" });
   #band = h("i", { class: "row-band" });
   #names = { rows: h("div", { class: "row-names", "aria-hidden": "true" }), columns: h("div", { class: "column-names", "aria-hidden": "true" }) };
-  #said = h("output", { class: "said" });
+  #said = h("span", { class: "said" });
   #scale = h("span", { class: "palette" });
   #pooled = h("span", { class: "muted" });
   #palette;
@@ -40,6 +40,9 @@ export class Picture {
       pointerleave: () => this.#say(...this.#at),
       click: (event) => this.#move(...this.#under(event)),
       keydown: (event) => this.#key(event),
+      // Of many pictures whose mark moves at once, the one with the focus is heard.
+      focus: () => this.#said.setAttribute("aria-live", "polite"),
+      blur: () => this.#said.removeAttribute("aria-live"),
     } }, this.#canvas, this.#band, this.#mark);
     this.node = h("figure", { class: "picture" },
       h("div", { class: "framed" }, this.#names.columns, this.#names.rows, this.#box),
@@ -47,16 +50,16 @@ export class Picture {
     onRecolour(() => this.#matrix && this.#paint(), signal);
   }
 
-  /** What can be saved: give it to `app.picture` once the node is in the page. */
-  get canvas() {
-    return this.#canvas;
+  /** Has `save`, which is `app.picture`, put its buttons under the picture. */
+  saved(save, name) {
+    save(this.#canvas, name, this.#pooled);
   }
 
   /** Draws `values`, row after row, of `shape` [rows, columns]. `name` is what it is called, for ears. `whole`: the shape
    * of the tensor, where these are means of its fields. `full`: the magnitude of the fullest colour, else found.
    * `names`: {rows: [node…], columns: [node…]}, shown where there is room. `cell`: the side of a square cell, where there is room; else cells fill the
-   * width. */
-  draw({ values, shape, whole = shape, name, full = fullOf(values), names = {}, cell = Infinity }) {
+   * width. `bands`: how many parts of the columns have lines between them. */
+  draw({ values, shape, whole = shape, name, full = fullOf(values), names = {}, cell = Infinity, bands = 1 }) {
     const [rows, columns] = shape;
     this.#matrix = { values, rows, columns, whole, full };
     this.#box.setAttribute("aria-label", t("picture.label", { name, rows: number(whole[0]), columns: number(whole[1]) }));
@@ -65,15 +68,18 @@ export class Picture {
     this.node.style.setProperty("--height", `${Math.max(24, Math.round(rows * height))}px`);
     this.node.style.setProperty("--width", Number.isFinite(cell) ? `${Math.round(columns * Math.min(cell, TALLEST / rows))}px` : "100%");
     this.#canvas.classList.toggle("fine", columns > FINE);
+    this.node.style.setProperty("--bands", bands);
+    this.#box.classList.toggle("banded", bands > 1);
     this.#name("rows", names.rows, rows === whole[0] && rows <= MOST_LABELS);
     this.#name("columns", names.columns, columns === whole[1] && columns <= MOST_LABELS);
     this.#scale.lang = language;
-    this.#pooled.textContent = rows === whole[0] && columns === whole[1] ? "" : t("picture.pooled", { fields: `${field(whole[0], rows)}×${field(whole[1], columns)}` });
+    this.#pooled.hidden = rows === whole[0] && columns === whole[1];
+    this.#pooled.textContent = t("picture.pooled", { fields: `${field(whole[0], rows)}×${field(whole[1], columns)}` });
     this.#paint();
     this.#place();
   }
 
-  /** Marks the entry at this row and column of the whole tensor. */
+  /** Marks the entry at this row and column of the whole tensor; a column of null is in none that is drawn. */
   mark(row, column) {
     this.#at = [row, column];
     if (this.#matrix) this.#place();
@@ -102,6 +108,7 @@ export class Picture {
     const { rows, columns, whole } = this.#matrix;
     const [row, column] = this.#cellOf(...this.#at);
     const place = (node, values) => Object.entries(values).forEach(([key, value]) => node.style.setProperty(`--${key}`, `${(100 * value).toFixed(4)}%`));
+    this.#mark.hidden = this.#at[1] === null;
     place(this.#mark, { top: row / rows, left: column / columns, height: 1 / rows, width: 1 / columns });
     place(this.#band, { top: row / rows, height: 1 / rows });
     for (const [which, at, count] of [["rows", row, whole[0]], ["columns", column, whole[1]]])
@@ -110,11 +117,13 @@ export class Picture {
   }
 
   #say(row, column) {
+    if (column === null) return void (this.#said.textContent = "");
     const { values, rows, columns, whole } = this.#matrix;
     const [r, c] = this.#cellOf(row, column);
     const value = values[r * columns + c] / (values instanceof Uint8Array ? 255 : 1);
     const isMean = rows !== whole[0] || columns !== whole[1];
     this.#said.textContent = this.#describe(row, column, value, isMean);
+    return undefined;
   }
 
   #under(event) {

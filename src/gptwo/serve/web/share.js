@@ -14,12 +14,12 @@ export function savedPage() {
   return { ...rest, replies: new Map(decoded) };
 }
 
-/** Puts "Save" buttons for a picture after it: a canvas as PNG, an SVG as SVG and PNG. */
-export function addSave(node, name) {
+/** Puts "Save" buttons for a picture after it, or after another node: a canvas as PNG, an SVG as SVG and PNG. */
+export function addSave(node, name, after = node) {
   const kinds = node instanceof SVGElement ? ["SVG", "PNG"] : ["PNG"];
   const buttons = kinds.map((kind) =>
     h("button", { type: "button", class: "quiet", text: kind, "aria-label": t("share.save_as", { name, kind }), on: { click: () => save(node, name, kind) } }));
-  node.after(h("p", { class: "save" }, h("span", { text: t("share.picture") }), ...buttons));
+  after.after(h("p", { class: "save" }, h("span", { text: t("share.picture") }), ...buttons));
 }
 
 async function save(node, name, kind) {
@@ -59,7 +59,7 @@ function download(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-/** The dialog of the button "Share". `shell` opens panels: {panels, panel, open(name)}. */
+/** The dialog of the button "Share". `shell` opens panels: {panels, panel, open(name), gather(name)}. */
 export function openShare(app, shell) {
   const dialog = document.getElementById("share-dialog");
   const said = h("p", { class: "muted", role: "status" });
@@ -95,9 +95,12 @@ export function openShare(app, shell) {
   dialog.showModal();
 }
 
-/** Opens every panel once, so that what it asks for is in the saved page. */
-async function openEach(app, { panels, panel, open }) {
-  for (const name of panels) await open(name, { push: false });
+/** Opens every panel once, so that what it asks for is in the saved page, and what it would ask for further down. */
+async function openEach(app, { panels, panel, open, gather }) {
+  for (const name of panels) {
+    await open(name, { push: false });
+    await gather(name);
+  }
   await open(panel, { push: false });
 }
 

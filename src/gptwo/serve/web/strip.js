@@ -56,7 +56,14 @@ export class Strip {
     });
     const item = this.#items[position];
     if (focused && document.activeElement !== item) item?.focus();
-    item?.scrollIntoView({ block: "nearest", inline: "nearest" });
+    if (item) this.#reveal(item);
+  }
+
+  /** Scrolls the strip, and never the page: the token may have been chosen far below it. */
+  #reveal(item) {
+    const [box, at] = [this.#root.getBoundingClientRect(), item.getBoundingClientRect()];
+    if (at.top < box.top) this.#root.scrollTop += at.top - box.top;
+    else if (at.bottom > box.bottom) this.#root.scrollTop += at.bottom - box.bottom;
   }
 
   #item(token, nats) {
