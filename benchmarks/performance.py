@@ -1,8 +1,8 @@
 """Write the tables of docs/performance.md from benchmarks/history/: `python benchmarks/performance.py [--check]`.
 
 Every bar of decoding is that of the newest run of GPT-2 124M that measured it, so that the parts may be run one by one;
-the other tables (serving, plans, what `gptwo bench` found, how ceilings repeat) are of the newest whole run. The prose
-is written by hand; what stands between the markers is made here.
+the other tables (serving, the page in a browser, plans, what `gptwo bench` found, how ceilings repeat) are of the
+newest whole run. The prose is written by hand; what stands between the markers is made here.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from gptwo.perf.report import words
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- made by benchmarks/performance.py: begin -->", "<!-- end -->"
 BEGIN_SERVE = "<!-- made by benchmarks/performance.py: begin serve -->"
+BEGIN_PAGE = "<!-- made by benchmarks/performance.py: begin page -->"
 BEGIN_PLAN = "<!-- made by benchmarks/performance.py: begin plan -->"
 BEGIN_BENCH = "<!-- made by benchmarks/performance.py: begin bench -->"
 BEGIN_CEILINGS = "<!-- made by benchmarks/performance.py: begin ceilings -->"
@@ -256,6 +257,46 @@ def ceilings_tables(history: Path) -> str:
     return "\n\n".join([_table(["ceiling", "median", "least to greatest", "apart", "≤ 5%"], rows), closing])
 
 
+def page_tables(history: Path) -> str:
+    """Of the newest run, the bars of the page, and how long each panel took."""
+    if not history.exists():
+        return "Not measured yet: `python benchmarks/page.py`."
+    line = json.loads(history.read_text(encoding="utf-8").splitlines()[-1])
+    bars = [
+        [
+            row["what"],
+            "-" if row["value"] is None else _quantity(row["value"], row["unit"]),
+            f"≤ {_quantity(row['most'], row['unit'])}",
+            row["verdict"],
+        ]
+        for row in line["bars"]
+    ]
+    panels = [
+        [panel, *(_quantity(found[key], "ms") for key in ("median", "min", "max"))]
+        for panel, found in line["redraw_ms"].items()
+    ]
+    closing = _described({"peers": {"Chromium": line["chromium"]}, "left_out": {}, **line}, "")
+    if "scroll_frame_ms" in line:
+        frame = line["scroll_frame_ms"]
+        closing += (
+            f" While 1,024 tokens' heads are scrolled a frame takes {frame['median']:.0f} ms, and 95 of 100 at most "
+            f"{frame['p95']:.0f} ms."
+        )
+    return "\n\n".join(
+        [
+            _table(["bar", "gptwo", "goal", ""], bars),
+            _table(["panel redrawn, 32 tokens", "median", "least", "most"], panels),
+            closing,
+        ]
+    )
+
+
+def _quantity(value: float, unit: str) -> str:
+    if unit == "ms":
+        return f"{value:,.0f} ms"
+    return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:,.0f} kB"
+
+
 def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
 
@@ -273,6 +314,7 @@ def whole_page(text: str, history: Path) -> str:
     """The page with all of its tables made anew from the records in the folder ``history``."""
     text = page(text, history / "decode.jsonl")
     text = page(text, history / "serve.jsonl", begin=BEGIN_SERVE, made=serve_tables)
+    text = page(text, history / "page.jsonl", begin=BEGIN_PAGE, made=page_tables)
     text = page(text, history / "plan.jsonl", begin=BEGIN_PLAN, made=plan_tables)
     text = page(text, history / "bench.jsonl", begin=BEGIN_BENCH, made=bench_tables)
     return page(text, history / "ceilings.jsonl", begin=BEGIN_CEILINGS, made=ceilings_tables)
