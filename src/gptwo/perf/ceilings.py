@@ -19,7 +19,7 @@ from gptwo.base.version import __version__
 from gptwo.perf.environment import processor
 
 # What is measured, and how: another number has nothing in common with what an older one left in the cache.
-_EDITION = 3
+_EDITION = 4
 # A machine whose ceilings moved by more than this between two measurements was not quiet.
 QUIET_DRIFT = 0.05
 

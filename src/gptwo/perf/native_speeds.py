@@ -29,8 +29,8 @@ _SIZES = tuple(
 )
 # Of many rows, which are bound by arithmetic wherever the weights lie, a part of the layers will do.
 _FEW_LAYERS = 2
-# Of a piece that is measured in turn with the others.
-_TURN_S = 2e-3
+# Of a piece that is measured in turn with the others; and of a token, which in a run follows another one.
+_TURN_S, _TOKEN_TURN_S = 2e-3, 1e-2
 ROWS = (1, 4, 16, 64, 256)
 _DEEP = 512
 # The engine's steps for a token in a layer, between two barriers each: two norms, four products, attention.
@@ -78,12 +78,19 @@ def _speeds(  # noqa: PLR0917 - what every one of them needs
     engine = zero_engine(kernels, config, dtype)
     few = zero_engine(kernels, replace(config, n_layer=_FEW_LAYERS), dtype)
     of_rows = [(engine if rows <= 16 else few, rows) for rows in ROWS]
-    deep = _reading(few, 256, past=_DEEP), _reading(engine, 1, past=_DEEP)
-    took = typical_seconds(
-        [*(_reading(one, rows) for one, rows in of_rows), *deep], clock, budget_s=budget_s, turn_s=_TURN_S
+    many = [_reading(one, rows) for one, rows in of_rows[1:]]
+    # What a token's attention takes is the difference of two times that are hardly apart: so many tokens of each.
+    token, deep_token = typical_seconds(
+        [_reading(engine, 1), _reading(engine, 1, past=_DEEP)],
+        clock,
+        budget_s=budget_s / 2,
+        turn_s=_TOKEN_TURN_S,
+    )
+    *took, deep = typical_seconds(
+        [*many, _reading(few, 256, past=_DEEP)], clock, budget_s=budget_s / 2, turn_s=_TURN_S
     )
     seconds = []
-    for (one, _), whole in zip(of_rows, took, strict=False):
+    for (one, _), whole in zip(of_rows, [token, *took], strict=True):
         beside = call_s + one.config.n_layer * layer_s
         seconds.append(max(whole - beside, 0.0) / block_bytes(one.config, dtype))
     D, L = config.n_embd, config.n_layer
@@ -93,8 +100,8 @@ def _speeds(  # noqa: PLR0917 - what every one of them needs
         "bytes": block_bytes(config, dtype),
         "rows": list(ROWS),
         "s_per_byte": seconds,
-        "prefill_s_per_value": max(0.0, took[5] - took[4]) / (pairs * D * few.config.n_layer),
-        "decode_s_per_byte": max(0.0, took[6] - took[0]) / (2 * L * _DEEP * kept),
+        "prefill_s_per_value": max(0.0, deep - took[-1]) / (pairs * D * few.config.n_layer),
+        "decode_s_per_byte": max(0.0, deep_token - token) / (2 * L * _DEEP * kept),
     }
 
 
