@@ -55,8 +55,9 @@ def page_server(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         assert "Traceback" not in running.said(), running.said()[-4000:]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Ends with the module: while it lives an event loop is running here, and other modules' tests run their own."""
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="pip install -e '.[dev]' brings playwright"
     )
