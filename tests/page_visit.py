@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+PATIENCE_MS = 150_000
 PROMPT = "When Mary and John went to the"
 
 WEB = Path(__file__).parents[1] / "src" / "gptwo" / "serve" / "web"
@@ -22,9 +23,12 @@ Visit = Callable[..., "Page"]
 
 
 def settled(page: Page, panel: str) -> None:
-    """Waits until the prompt is explained and the panel has been drawn."""
-    page.wait_for_selector("body:not(.busy)")
-    page.wait_for_selector(f"#panel[data-shown='{panel}'][aria-busy='false']")
+    """Waits until the prompt is explained and the panel has been drawn.
+
+    Where the time goes is measured, and the first time on a machine its ceilings are too.
+    """
+    page.wait_for_selector("body:not(.busy)", timeout=PATIENCE_MS)
+    page.wait_for_selector(f"#panel[data-shown='{panel}'][aria-busy='false']", timeout=PATIENCE_MS)
 
 
 def tokens_become(page: Page, count: int) -> None:

@@ -72,9 +72,7 @@ def test_native(monkeypatch: pytest.MonkeyPatch) -> None:
     beside = found["call_s"] + 3 * found["layer_s"]
     assert small["s_per_byte"][0] == pytest.approx((1 - beside) / small["bytes"])
     # Many rows go through two of the layers.
-    assert small["s_per_byte"][4] == pytest.approx(
-        (8 - beside + found["layer_s"]) / (small["bytes"] * 2 / 3)
-    )
+    assert small["s_per_byte"][4] == pytest.approx((8 - beside + found["layer_s"]) / (small["bytes"] * 2 / 3))
     # Eight seconds more for 256 queries that see 32 keys more, in two layers; one more for 32 keys and values of one.
     assert small["prefill_s_per_value"] == pytest.approx(8 / (2 * 256 * 32 * 64))
     assert small["decode_s_per_byte"] == pytest.approx(1 / (2 * 3 * 32 * 64 * 4))

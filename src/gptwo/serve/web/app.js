@@ -14,6 +14,7 @@ const PANELS = {
   equations: () => import("./panels/equations.js"),
   layers: () => import("./panels/layers.js"),
   whatif: () => import("./panels/whatif.js"),
+  time: () => import("./panels/time.js"),
   training: () => import("./panels/training.js"),
 };
 const TYPING_PAUSE_MS = 120;

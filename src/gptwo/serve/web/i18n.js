@@ -72,6 +72,16 @@ export function scientific(x) {
   return `${format(Number(digits), { minimumFractionDigits: 1 })}e${Number(power)}`;
 }
 
+const SCALES = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"], [1, ""]];
+
+/** A quantity in three digits with the prefix of its unit: 1.23 GFLOP. */
+export function quantity(x, unit) {
+  const [size, prefix] = SCALES.find(([least]) => Math.abs(x) >= least) ?? [1, ""];
+  const value = x / size;
+  const digits = Number.isInteger(value) && size === 1 ? 0 : value >= 100 ? 0 : value >= 10 ? 1 : 2;
+  return `${fixed(value, digits)}\u00a0${prefix}${unit}`;
+}
+
 const formats = new Map();
 function format(x, options) {
   const key = language + JSON.stringify(options);
