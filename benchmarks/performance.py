@@ -101,9 +101,10 @@ def _described(line: dict[str, Any], what: str) -> str:
         f"{name} {version}" for name, version in machine.items() if name in ("python", "torch")
     )
     peers = ", ".join(f"{name} {version}" for name, version in line["peers"].items())
+    rounds = "one round" if line["rounds"] == 1 else f"medians of {line['rounds']} rounds"
     text = (
         f"{what}{line['time'][:10]}, commit {line['commit']}, {machine['processor']} "
-        f"({machine['capability']}), {line['threads']} threads, medians of {line['rounds']} rounds; {versions}"
+        f"({machine['capability']}), {line['threads']} threads, {rounds}; {versions}"
         f"{'; ' + peers if peers else ''}."
     )
     for name, reason in line["left_out"].items():
