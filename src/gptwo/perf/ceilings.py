@@ -91,12 +91,12 @@ def measure_ceilings(device: str = "cpu", threads: int | None = None, quick: boo
     kernels = None
     with suppress(NativeLibraryError):
         kernels = open_kernels(count)
-    # Seconds for each figure.
+    # Seconds for each figure; where what else happens on the machine is felt for a moment, several times as many.
     budget = 0.15 if quick else 0.5
     shapes = products.model_shapes(place)
     with torch.no_grad():
         speeds = products.flops_per_s(
-            [products.LARGE[place.type], *shapes.values()], place, kernels, budget_s=8 * budget
+            [products.LARGE[place.type], *shapes.values()], place, kernels, budget_s=12 * budget
         )
         return Ceilings(
             device=str(place),
@@ -107,8 +107,8 @@ def measure_ceilings(device: str = "cpu", threads: int | None = None, quick: boo
                 name: {dtype: found[1 + i] for dtype, found in speeds.items()}
                 for i, name in enumerate(shapes)
             },
-            read_bytes_per_s=memory_speed.read_bytes_per_s(place, kernels, budget_s=budget),
-            copy_bytes_per_s=memory_speed.copy_bytes_per_s(place, budget_s=budget),
+            read_bytes_per_s=memory_speed.read_bytes_per_s(place, kernels, budget_s=8 * budget),
+            copy_bytes_per_s=memory_speed.copy_bytes_per_s(place, budget_s=4 * budget),
             dispatch_s=memory_speed.dispatch_s(place, budget_s=budget / 2),
             launch_s=memory_speed.launch_s(place, kernels, budget_s=budget / 2),
             transfers=(
