@@ -1,7 +1,8 @@
 """How well the ceilings of this machine repeat: `python benchmarks/ceilings.py [--runs 8] [--quick]`.
 
 Measures them again and again, each time in a process of its own, as `gptwo bench` does before and after a run, and adds
-a line to benchmarks/history/ceilings.jsonl. The bar: within 5% of each other on a machine that is quiet.
+a line to benchmarks/history/ceilings.jsonl. The bar: within 5% of each other on a machine that is quiet; a run before or
+after which other processes were at work is left out, and counted.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import Any
 import record
 
 from gptwo.perf.ceilings import QUIET_DRIFT, Ceilings, drift
-from gptwo.perf.environment import others_share
+from gptwo.perf.environment import BUSY, others_share
 from gptwo.perf.process import ask
 
+_LEAST_RUNS = 2
 # Between two runs, in which what else happens on the machine is listened to.
 _LISTEN_S = 0.5
 
@@ -49,7 +51,7 @@ def repeated(runs: list[Ceilings]) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, keep the line, print what it says. 0 whatever the machine did: a busy one is said, not failed."""
+    """Measure, keep the line, print what it says; 1 where the machine was never quiet."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -59,13 +61,23 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--threads", type=int)
     given = parser.parse_args(arguments)
     question = {"what": "ceilings", "device": given.device, "threads": given.threads, "quick": given.quick}
-    runs, others, seconds = [], [], []
-    for number in range(given.runs):
-        others.append(others_share(_LISTEN_S))
+    runs, quiet, seconds = [], [others_share(_LISTEN_S)], []
+    disturbed = 0
+    while len(runs) < given.runs and disturbed < given.runs:
         began = time.perf_counter()
-        runs.append(Ceilings.from_json(ask(question)))
-        seconds.append(time.perf_counter() - began)
-        print(f"[{number + 1}/{given.runs}] {seconds[-1]:.1f} s", file=sys.stderr, flush=True)
+        found = Ceilings.from_json(ask(question))
+        took = time.perf_counter() - began
+        quiet.append(others_share(_LISTEN_S))
+        if max(quiet[-2:]) > BUSY:
+            disturbed += 1
+            print(f"left out: other processes took {max(quiet[-2:]):.0%}", file=sys.stderr, flush=True)
+            continue
+        runs.append(found)
+        seconds.append(took)
+        print(f"[{len(runs)}/{given.runs}] {took:.1f} s", file=sys.stderr, flush=True)
+    if len(runs) < _LEAST_RUNS:
+        print("the machine was never quiet for long enough; nothing is kept", file=sys.stderr)
+        return 1
     line = record.append(
         "ceilings",
         {
@@ -73,7 +85,8 @@ def main(arguments: list[str]) -> int:
             "threads": runs[0].threads,
             "quick": given.quick,
             "seconds": record.spread(seconds)["median"],
-            "others_share": max(others),
+            "others_share": 0.0,
+            "disturbed": disturbed,
             **repeated(runs),
         },
     )

@@ -251,7 +251,8 @@ def ceilings_tables(history: Path) -> str:
     ]
     runs = len(next(iter(line["figures"].values()))["values"])
     closing = (
-        f"{runs} runs of {line['seconds']:.0f} s, one after another; from one to the next some ceiling moved by more "
+        f"{runs} runs of {line['seconds']:.0f} s, one after another ({line['disturbed']} more were left out, as other "
+        f"processes were at work); from one to the next some ceiling moved by more "
         f"than {QUIET_DRIFT:.0%} in {line['steps_above']} of {line['steps']} steps. "
         f"{_described({'peers': {}, 'left_out': {}, 'rounds': runs, **line}, '')}"
     )
