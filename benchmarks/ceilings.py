@@ -1,8 +1,8 @@
 """How well the ceilings of this machine repeat: `python benchmarks/ceilings.py [--runs 8] [--quick]`.
 
 Measures them again and again, each time in a process of its own, as `gptwo bench` does before and after a run, and adds
-a line to benchmarks/history/ceilings.jsonl. The bar: within 5% of each other on a machine that is quiet; a run before or
-after which other processes were at work is left out, and counted.
+a line to benchmarks/history/ceilings.jsonl. The bar: within 5% of each other on a machine that is quiet; a run is left
+out, and counted, when other processes were at work just before or after it.
 """
 
 from __future__ import annotations
