@@ -56,8 +56,8 @@ class Case:
 class Effort:
     """How often: processes in turn for each case, and in each of them samples after the warm-up.
 
-    ``long_passes`` are those of ``LONG`` tokens or more; ``written`` are samples of decoding one text without text,
-    ``decoded`` of all other decoding.
+    ``long_passes`` are those of ``LONG`` tokens or more; ``written`` are samples of writing one text where that is what
+    users run (``writes``), ``decoded`` of all other decoding.
     """
 
     rounds: int
@@ -73,14 +73,15 @@ class Effort:
         if case.kind == "train":
             return self.steps
         if case.kind == "decode":
-            return self.decoded if case.with_text or case.batch > 1 else self.written
+            often = case.batch == 1 and not case.with_text and writes(case.contender)
+            return self.written if often else self.decoded
         return self.long_passes if case.batch * case.tokens >= LONG else self.passes
 
 
 LONG = 1024
 QUICK = Effort(rounds=2, passes=2, long_passes=1, steps=2, decoded=24, written=24, starts=1)
 # Three rounds of 340 tokens are the thousand and more that a p99 needs.
-FULL = Effort(rounds=3, passes=3, long_passes=3, steps=3, decoded=64, written=340, starts=3)
+FULL = Effort(rounds=3, passes=3, long_passes=2, steps=3, decoded=64, written=340, starts=3)
 
 
 # Tokens of a pass, at most: the logits of these take 400 MB, and from there on a pass takes as long for each token.
@@ -157,10 +158,16 @@ def groups(config: GPT2Config, found: Sequence[Contender], *, quick: bool) -> li
         add("decode", 8, decoded, min(256, C - decoded))
     add("train", 1 if quick else 4, _within(C, 256))
     grouped = [
-        [replace(shape, contender=one) for one in found if _is_measured(shape, one, found, quick=quick)]
+        [_of(shape, one, effort) for one in found if _is_measured(shape, one, found, quick=quick)]
         for shape in shapes
     ]
     return [group for group in grouped if group]
+
+
+def _of(shape: Case, one: Contender, effort: Effort) -> Case:
+    """The case of a contender; of decoding, no more tokens one after another than there are samples."""
+    case = replace(shape, contender=one)
+    return replace(case, tokens=min(case.tokens, effort.samples(case))) if case.kind == "decode" else case
 
 
 def _is_measured(shape: Case, one: Contender, found: Sequence[Contender], *, quick: bool) -> bool:
@@ -187,8 +194,20 @@ def not_in_quick(found: Sequence[Contender]) -> list[dict[str, str]]:
 
 def predicted_cases(measured: Iterable[Case], contender: Contender) -> list[Case]:
     """Each shape that was measured, once, for a contender that is not here; what text costs is not predicted."""
-    shapes = [replace(case, contender=contender) for case in measured if not case.with_text]
-    return list(dict.fromkeys(shapes))
+    shapes: dict[tuple[object, ...], Case] = {}
+    for case in measured:
+        if not case.with_text:
+            # How many tokens are decoded one after another is no part of the shape.
+            tokens = None if case.kind == "decode" else case.tokens
+            shapes.setdefault(
+                (case.kind, case.batch, tokens, case.past), replace(case, contender=contender)
+            )
+    return list(shapes.values())
+
+
+def writes(contender: Contender) -> bool:
+    """Whether it is what writes on its device: on the CPU the native engine, elsewhere torch."""
+    return contender.engine == "native" or contender.device != "cpu"
 
 
 def trains(contender: Contender) -> bool:

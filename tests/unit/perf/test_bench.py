@@ -156,6 +156,13 @@ def test_a_gpu_that_is_not_here_is_predicted_and_marked(folder: Path) -> None:
         bench(settings(folder, gpu="abacus"), ask=Answers())
 
 
+def test_a_shape_is_predicted_once(folder: Path) -> None:
+    found = bench(settings(folder, quick=False), ask=Answers())["cases"]
+    predicted = [(case["kind"], case["batch"], case["past"]) for case in found if not case["measured"]]
+    decoded = [shape for shape in predicted if shape[0] == "decode"]
+    assert len(set(decoded)) == len(decoded) > 1
+
+
 def test_a_record_without_two_sides_has_no_crossing(folder: Path) -> None:
     record = bench(settings(folder, engines=("native",)), ask=Answers(fails=("forward",)))
     assert record["crossing"] is None
@@ -218,6 +225,9 @@ def test_gpt2_is_written_at_depths_0_256_and_1000_often_enough_for_a_p99() -> No
         assert [case.past for case in alone] == [0, 256, 1000]
         often = [effort.rounds * effort.samples(case) >= LEAST_FOR_P99 for case in alone]
         assert often == [not quick] * 3
+    # With torch on the CPU, which is not what writes there, it would take minutes.
+    (later,) = [case for case in of_gpt2(quick=False) if case.id == "decode/cpu/torch/fp32/1x64+256"]
+    assert FULL.samples(later) == 64
 
 
 def test_passes_by_batch_and_by_length_and_one_of_the_whole_context() -> None:
