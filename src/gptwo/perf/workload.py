@@ -199,9 +199,7 @@ def predicted_cases(measured: Iterable[Case], contender: Contender) -> list[Case
         if not case.with_text:
             # How many tokens are decoded one after another is no part of the shape.
             tokens = None if case.kind == "decode" else case.tokens
-            shapes.setdefault(
-                (case.kind, case.batch, tokens, case.past), replace(case, contender=contender)
-            )
+            shapes.setdefault((case.kind, case.batch, tokens, case.past), replace(case, contender=contender))
     return list(shapes.values())
 
 
