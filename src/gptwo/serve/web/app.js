@@ -12,6 +12,7 @@ import { textOf } from "./tokens.js";
 const PANELS = {
   write: () => import("./panels/write.js"),
   equations: () => import("./panels/equations.js"),
+  attention: () => import("./panels/attention.js"),
   layers: () => import("./panels/layers.js"),
   whatif: () => import("./panels/whatif.js"),
   time: () => import("./panels/time.js"),

@@ -2,7 +2,7 @@
 
 const DEFAULT_PROMPT = "When Mary and John went to the store, John gave a drink to";
 const SETTINGS = { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0, seed: 1 };
-const CHOSEN = ["position", "layer", "head", "checkpoint"];
+const CHOSEN = ["position", "key", "layer", "head", "checkpoint"];
 
 /** {panel, state} of the address as it stands. */
 export function readLink(panels) {
