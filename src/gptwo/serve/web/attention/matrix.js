@@ -39,7 +39,7 @@ export class Matrix {
     this.#app = app;
     this.#tokens = tokens.map((token) => plain(token, 12));
     this.#choose = choose;
-    this.#labels = Math.max(LABELS[0], Math.min(LABELS[1], 16 + CHARACTER * Math.max(...this.#tokens.map((token) => [...token].length))));
+    this.#labels = Math.round(Math.max(LABELS[0], Math.min(LABELS[1], 16 + CHARACTER * Math.max(...this.#tokens.map((token) => [...token].length)))));
     this.#window = h("div", { class: "matrix-window", role: "application", tabindex: 0, "aria-roledescription": t("attention.role"), on: {
       scroll: () => this.#redraw(),
       keydown: (event) => this.#key(event),
@@ -57,7 +57,7 @@ export class Matrix {
       h("span", { text: t("attention.scale") }),
       h("span", { class: "ticks" }, h("i", { style: { background: gradientOf("sequential") } }),
         ...TICKS.map((weight) => h("span", { style: { "--at": inkOf(weight) }, text: number(weight, weight < 0.1 ? 2 : 1) }))));
-    this.node = h("div", { class: "matrix" }, this.#said, this.#window, this.#note, scale);
+    this.node = h("div", { class: "matrix", "data-labels": this.#labels }, this.#said, this.#window, this.#note, scale);
     const observer = new ResizeObserver(() => this.#resize());
     observer.observe(this.#window);
     app.signal.addEventListener("abort", () => {

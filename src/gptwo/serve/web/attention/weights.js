@@ -65,10 +65,10 @@ export class Weights {
     this.#work.abort();
   }
 
-  /** Tiles for rows and columns [first, end) in cells of so many device pixels, coarsest first; those that are not here
-   * are asked for, those nearest the middle before others. */
+  /** Tiles for rows and columns [first, end) in cells of so many device pixels, coarsest first, a field about a pixel.
+   * Those that are not here are asked for, those nearest the middle before others. */
   seen(rows, columns, cell, readable) {
-    const field = 2 ** Math.max(0, Math.floor(Math.log2(1 / cell)));
+    const field = 2 ** Math.max(0, Math.round(Math.log2(1 / cell)));
     const exact = readable || this.count <= SIDE;
     const span = SIDE * field;
     const found = [];
