@@ -30,6 +30,12 @@ def at(page: Page, query: int, key: int) -> None:
     page.wait_for_selector(".pair:not(.working)")
 
 
+def drawn(page: Page) -> None:
+    """Waits until what was asked for by a key or by scrolling is in the matrix."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.wait_for_selector(".matrix-window[aria-busy=false]")
+
+
 def shown(page: Page, name: str) -> float:
     return float(page.locator(f"[data-number={name}]").inner_text().replace("−", "-"))
 
@@ -208,7 +214,7 @@ def test_of_a_long_prompt_only_what_is_seen_is_fetched(browser: Browser, long_se
     page.focus(".matrix-window")
     while page.evaluate("document.querySelector('.sheet').offsetHeight") < 30 * 1024:
         page.keyboard.press("+")
-        page.wait_for_load_state("networkidle")
+        drawn(page)
     close = {tile for tile in tiles() - whole if "format=float32" in tile}
     assert 1 <= len(close) <= 4
     assert any("rows=640:768&columns=0:128" in tile for tile in close)
@@ -220,7 +226,7 @@ def test_of_a_long_prompt_only_what_is_seen_is_fetched(browser: Browser, long_se
     assert reach > 0
     for step in range(9):
         window.evaluate(f"node => node.scrollTo({step} * node.scrollWidth / 9, {step} * {reach} / 8)")
-        page.wait_for_load_state("networkidle")
+        drawn(page)
     rows = {int(first) for first in re.findall(r"rows=(\d+):", " ".join(tiles()))}
     assert max(rows) >= 896
     page.keyboard.press("ArrowDown")

@@ -209,6 +209,7 @@ export class Matrix {
       canvas: this.#canvas, weights: this.#weights, tokens: this.#tokens, pair: this.#pair, hover: this.#hover,
       left, top, width, height, cell: this.#cell, labels: this.#labels,
     });
+    this.#window.setAttribute("aria-busy", String(this.#weights.isBusy));
   }
 }
 

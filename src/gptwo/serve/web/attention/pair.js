@@ -16,7 +16,7 @@ export class Pair {
   #looks = h("div", { class: "looks" });
   #pictures;
   #sum = h("div", { class: "pair-sum" });
-  #problem = h("p", { class: "problem", role: "alert", hidden: true });
+  #problem = h("p", { class: "problem", role: "alert" });
   #at = 0;
 
   /** `choose(query, key)`. */
@@ -28,13 +28,13 @@ export class Pair {
       choose: mark, signal: app.signal, describe: (row, column, value) => t("attention.entry", { name: nameOf(name), at: column, value: fixed(value, 4) }),
     })]));
     const rows = VECTORS.map((name) => h("div", { class: "vector" }, h("span", { class: "vector-name" }, ...math(name), h("small", { text: t(`attention.${name}`) })), this.#pictures[name].node));
-    this.node = h("div", { class: "card pair" }, this.#title, this.#problem,
+    this.node = h("div", { class: "card pair" }, this.#title,
       h("div", { class: "pair-parts" }, this.#looks, h("div", { class: "stack vectors" }, ...rows, this.#sum)));
   }
 
-  /** [name, canvas, the node after which to save it] of each vector. */
-  get pictures() {
-    return Object.entries(this.#pictures).map(([name, picture]) => [name, picture.canvas, picture.node.querySelector("figcaption").lastElementChild]);
+  /** Has `save`, which is `app.picture`, put its buttons under each vector. */
+  saved(save) {
+    for (const [name, picture] of Object.entries(this.#pictures)) picture.saved(save, name);
   }
 
   /** Shows what is between them; `key` null: the key that the query looks at most. Returns {key, weight}, or null where
@@ -54,7 +54,7 @@ export class Pair {
       const at = key ?? data.indexOf(Math.max(...data));
       this.#name(query, at);
       const [q, k, v, score, weight] = await Promise.all([vector("q", query), vector("k", at), vector("v", at), worked("scores", at), worked("attention", at)]);
-      this.#problem.hidden = true;
+      this.#problem.remove();
       this.#show({ q: q.data, k: k.data, v: v.data, qk: q.data.map((value, i) => value * k.data[i]) });
       this.#count(score, weight);
       this.#list(data, { query, key: at });
@@ -63,7 +63,8 @@ export class Pair {
     } catch (error) {
       if (error.name === "AbortError") return null;
       if (error.status === undefined) throw error;
-      this.#problem.hidden = false;
+      this.#title.after(this.#problem);
+      this.node.classList.remove("working");
       this.#problem.textContent = error.code === "saved" ? t("share.not_saved") : error.message;
       return null;
     }

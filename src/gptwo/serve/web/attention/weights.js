@@ -100,6 +100,11 @@ export class Weights {
     return { value, isExact: best.isExact === true, rows: row.field, columns: column.field };
   }
 
+  /** Whether some of what was asked for is on its way. */
+  get isBusy() {
+    return this.#running > 0;
+  }
+
   /** Resolves when nothing is on its way. */
   get settled() {
     if (this.#running === 0 || this.#signal.aborted) return Promise.resolve();

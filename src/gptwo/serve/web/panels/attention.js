@@ -39,7 +39,7 @@ export async function show(root, app) {
       h("p", { class: "muted note", text: t("attention.reference") })));
   app.picture(heads.canvas, "heads", heads.node);
   app.picture(matrix.canvas, "attention", matrix.node);
-  for (const [name, canvas, node] of pair.pictures) app.picture(canvas, name, node);
+  pair.saved(app.picture);
 
   const open = () => {
     const { layer, head } = chosenHead(app, thumbnails);
@@ -61,9 +61,11 @@ export async function show(root, app) {
   app.on("change", (patch) => {
     if ("layer" in patch || "head" in patch) open();
     // Of another token chosen in the strip, another key is of interest.
-    if ("position" in patch && !("key" in patch)) return void app.set({ key: null });
+    if ("position" in patch && !("key" in patch)) return app.set({ key: null });
     if ("key" in patch) matrix.mark(app.state.position, app.state.key ?? app.state.position);
-    if (["layer", "head", "key"].some((name) => name in patch)) lookSoon();
+    if (!["layer", "head", "key"].some((name) => name in patch)) return undefined;
+    pair.node.classList.add("working");
+    return lookSoon();
   });
   open();
   await Promise.all([matrix.settled, look()]);
