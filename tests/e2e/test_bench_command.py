@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from command import command, done
+from command import command, command_line, done
 from gptwo.config import GPT2Config
 from gptwo.perf.record import KEYS, read_record
 from gptwo.tokenizer.build import build_byte
@@ -72,6 +74,27 @@ def test_what_was_found_is_printed_and_every_step_is_told(folder: Path) -> None:
     number = len(steps)
     assert steps[-1].startswith(f"[{number}/{number}] ")
     assert steps[-1].endswith("ceilings of cpu")
+
+
+def test_a_run_that_is_ended_leaves_a_record_of_what_there_was(model: Path, tmp_path: Path) -> None:
+    files = ("--json", tmp_path / "a.json", "--html", tmp_path / "a.html")
+    flags = ("--quick", "--device", "cpu", "--engine", "native", "--dtype", "fp32", "--threads", 1)
+    with subprocess.Popen(
+        command_line("bench", model, *flags, *files),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            if "round 2" in line:
+                run.send_signal(signal.SIGTERM)
+        assert run.wait(timeout=60) == 130
+    record = read_record(tmp_path / "a.json")
+    assert {case["kind"] for case in record["cases"] if case["measured"]} == {"forward", "prefill", "decode"}
+    assert all(len(case["rounds"]) <= 1 for case in record["cases"])
+    assert record["left_out"][-1]["what"].startswith("round 2 of native fp32 on cpu")
+    assert (tmp_path / "a.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 def changed(record: dict[str, Any], factor: float) -> dict[str, Any]:

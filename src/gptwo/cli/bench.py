@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gptwo.base.errors import ConfigError, MissingExtraError
-from gptwo.cli.output import print_json
+from gptwo.cli.output import INTERRUPTED, print_json
 from gptwo.config import PRESETS
 
 # Of ``gptwo bench compare``: something is slower for certain.
@@ -71,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.progress import MofNCompleteColumn
 
     from gptwo.base.progress import progress_bar
-    from gptwo.perf.bench import bench
+    from gptwo.perf.bench import bench, was_stopped
     from gptwo.perf.measuring import Settings
     from gptwo.perf.record import write_json, write_text
     from gptwo.perf.summary import summary
@@ -96,7 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
                 elapsed = time.perf_counter() - began
                 print(f"[{done + 1}/{total}] {elapsed:4.0f} s  {what}", file=sys.stderr, flush=True)
 
-        record = bench(settings, progress=progress)
+        with _terminated_as_interrupted():
+            record = bench(settings, progress=progress)
     if arguments.json not in (None, "-"):
         write_json(record, Path(arguments.json))
     if arguments.html is not None:
@@ -114,7 +119,20 @@ def run(arguments: argparse.Namespace) -> int:
         for written in (arguments.json, arguments.html, arguments.png):
             if written is not None:
                 print(f"written: {written}")
-    return 0
+    return INTERRUPTED if was_stopped(record) else 0
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """While entered, SIGTERM is what Ctrl-C is: the record of what was measured until then is written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python allows no handlers here
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _require_report() -> None:

@@ -22,7 +22,7 @@ from gptwo.perf.crossing import crossing
 from gptwo.perf.environment import BUSY
 from gptwo.perf.figures import case_row, predicted_row
 from gptwo.perf.machines import machine
-from gptwo.perf.measuring import Ask, Measuring, Progress, Settings
+from gptwo.perf.measuring import STOPPED, Ask, Measuring, Progress, Settings
 from gptwo.perf.paper import paper_rows
 from gptwo.perf.process import ask as ask_worker
 from gptwo.perf.record import SCHEMA
@@ -35,7 +35,8 @@ def bench(
 ) -> dict[str, Any]:
     """The record of docs/bench-schema.md. ``progress(done, total, what)`` is told of each process before it starts.
 
-    Raises ``GptwoError`` for a model, device, engine or dtype that cannot be, before anything is measured.
+    Raises ``GptwoError`` for a model, device, engine or dtype that cannot be, before anything is measured. A
+    ``KeyboardInterrupt`` while anything is timed ends it with a record of what was found until then (``was_stopped``).
     """
     began = time.perf_counter()
     machine(settings.gpu)
@@ -54,6 +55,11 @@ def bench(
             measuring.ask("random weights", question)
         record = _record(settings, folder, measuring, "random, seed 0" if random else "the model's own")
     return {**record, "seconds": time.perf_counter() - began}
+
+
+def was_stopped(record: dict[str, Any]) -> bool:
+    """Whether the user ended the run before all was measured."""
+    return any(entry["why"] == STOPPED for entry in record["left_out"])
 
 
 def _devices(names: Sequence[str]) -> list[str]:
@@ -80,8 +86,8 @@ def _record(settings: Settings, folder: Path, measuring: Measuring, weights: str
     starts = [entry for one in measuring.contenders if (entry := measuring.initialisation(one))]
     answers = measuring.timed(config)
     energy = measuring.energy()
-    after = measuring.ceilings()
-    drifts = {device: drift(before[device], after[device]) for device in before}
+    after = measuring.ceilings_after()
+    drifts = {device: drift(before[device], after[device]) for device in before} if after else {}
     known_speeds = {
         device: cached_ceilings(device, settings.threads, measure=False) if found.speeds is None else None
         for device, found in before.items()
@@ -123,14 +129,14 @@ def _record(settings: Settings, folder: Path, measuring: Measuring, weights: str
             "weights": weights,
         },
         "environment": environment,
-        "quiet": _quiet(others.share(), drifts),
+        "quiet": _quiet(others.share(), drifts, stopped=measuring.stopped),
         "devices": devices,
         "ceilings": [
             {
                 "device": device,
                 "before": before[device].to_json(),
-                "after": after[device].to_json(),
-                "drift": drifts[device],
+                "after": after[device].to_json() if after else None,
+                "drift": drifts.get(device),
             }
             for device in before
         ],
@@ -172,8 +178,8 @@ def _processor_seconds() -> tuple[float, float]:
     return busy, sum(os.times()[:4])
 
 
-def _quiet(others: float, drifts: dict[str, dict[str, float]]) -> dict[str, Any]:
-    reasons = []
+def _quiet(others: float, drifts: dict[str, dict[str, float]], *, stopped: bool) -> dict[str, Any]:
+    reasons = ["it was stopped, and its ceilings are not known to have lasted"] if stopped else []
     if others > BUSY:
         reasons.append(f"other processes took {others:.0%} of the processor")
     for device, moved in drifts.items():

@@ -14,6 +14,9 @@ from gptwo.perf.ceilings import Ceilings
 from gptwo.perf.statistics import summarise
 from gptwo.perf.workload import FULL, QUICK, REFERENCE, Case, Contender, groups, not_in_quick
 
+# Why something was not timed: the user ended the run before.
+STOPPED = "the run was stopped"
+
 Ask = Callable[[dict[str, Any]], Any]
 Progress = Callable[[int, int, str], None]
 
@@ -37,7 +40,8 @@ class Settings:
 class Measuring:
     """The questions of a run, each asked of a process of its own, one after another.
 
-    ``left_out`` grows by what is red and what fails; ``contenders`` loses what is red.
+    ``left_out`` grows by what is red and what fails; ``contenders`` loses what is red. A ``KeyboardInterrupt`` while
+    anything is timed makes it ``stopped``: what was found stands, nothing more is asked, and ``left_out`` says so.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Measuring:
         self._effort = QUICK if settings.quick else FULL
         self._asked = self._total = 0
         self.left_out: list[dict[str, str]] = []
+        self.stopped = False
 
     def ask(self, what: str, question: dict[str, Any]) -> Any:
         """The answer of a process of its own."""
@@ -70,6 +75,16 @@ class Measuring:
         """Of the last device: the GPU, where there is one."""
         found: dict[str, Any] = self.ask("environment", {"what": "environment", "device": self._devices[-1]})
         return found
+
+    def ceilings_after(self) -> dict[str, Ceilings] | None:
+        """``ceilings``, of a run that nobody stopped."""
+        if not self.stopped:
+            try:
+                return self.ceilings()
+            except KeyboardInterrupt:
+                self.stopped = True
+                self.left_out.append({"what": "the ceilings after everything else", "why": STOPPED})
+        return None
 
     def ceilings(self) -> dict[str, Ceilings]:
         """Of every device, measured now."""
@@ -162,12 +177,20 @@ class Measuring:
                 rows.append(
                     {"case": str(one), **found, "joules_per_token": found["joules"] / found["tokens"]}
                 )
+        if self.stopped:
+            why.append(STOPPED)
         return {"measured": bool(rows), "rows": rows, "why": "; ".join(dict.fromkeys(why)) or None}
 
     def _tried(self, what: str, question: dict[str, Any]) -> Any:
         """``ask``; of what fails (memory that is not there, a kernel that a device lacks) None, and a line says why."""
+        if self.stopped:
+            return None
         try:
             return self.ask(what, question)
+        except KeyboardInterrupt:
+            self.stopped = True
+            self.left_out.append({"what": f"{what} and all that comes after it", "why": STOPPED})
+            return None
         except (GptwoError, RuntimeError) as error:
             self.left_out.append({"what": what, "why": " ".join(str(error).split())})
             return None

@@ -16,10 +16,10 @@ from bench_answers import CEILINGS, Answers
 from gptwo.base.errors import CheckpointError, ConfigError, DeviceError
 from gptwo.config import GPT2Config
 from gptwo.costs import forward_flops, parameter_count, training_flops
-from gptwo.perf.bench import bench
+from gptwo.perf.bench import bench, was_stopped
 from gptwo.perf.compare import compare
 from gptwo.perf.figures import floor
-from gptwo.perf.measuring import Settings
+from gptwo.perf.measuring import STOPPED, Settings
 from gptwo.perf.record import KEYS
 from gptwo.perf.report import html
 from gptwo.perf.statistics import LEAST_FOR_P99, LEAST_TO_SEPARATE
@@ -228,6 +228,43 @@ def test_gpt2_is_written_at_depths_0_256_and_1000_often_enough_for_a_p99() -> No
     # With torch on the CPU, which is not what writes there, it would take minutes.
     (later,) = [case for case in of_gpt2(quick=False) if case.id == "decode/cpu/torch/fp32/1x64+256"]
     assert FULL.samples(later) == 64
+
+
+@pytest.mark.parametrize("at", ["init", "several", "energy", "ceilings"])
+def test_a_run_that_is_stopped_keeps_what_it_has(folder: Path, at: str) -> None:
+    answers, told = Answers(), []
+
+    def ask(question: dict[str, Any]) -> Any:
+        told.append(question["what"])
+        if question["what"] == at and told.count(at) == 2:
+            raise KeyboardInterrupt
+        return answers(question)
+
+    record = bench(settings(folder), ask=ask)
+    assert was_stopped(record)
+    assert (told[-1], told.count(at)) == (at, 2)  # nothing is asked after it
+    assert [entry["why"] for entry in record["left_out"]].count(STOPPED) == 1
+    assert "stopped" in record["quiet"]["reasons"][0]
+    assert (record["ceilings"][0]["after"], record["ceilings"][0]["drift"]) == (None, None)
+    timed = {case["id"] for case in record["cases"] if case["measured"]}
+    assert bool(timed) is (at != "init")
+    assert set(record) == set(KEYS)
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    assert "stopped" in summary(record)
+    assert "the run was stopped" in html(record)
+    assert not was_stopped(bench(settings(folder), ask=Answers()))
+
+
+def test_a_run_that_is_stopped_before_it_timed_anything_has_no_record(folder: Path) -> None:
+    answers = Answers()
+
+    def ask(question: dict[str, Any]) -> Any:
+        if question["what"] == "agreement":
+            raise KeyboardInterrupt
+        return answers(question)
+
+    with pytest.raises(KeyboardInterrupt):
+        bench(settings(folder), ask=ask)
 
 
 def test_passes_by_batch_and_by_length_and_one_of_the_whole_context() -> None:
