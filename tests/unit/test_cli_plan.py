@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from command import TINY, command
+from gptwo.base.errors import ConfigError
 from gptwo.cli.planned import PlanningObserver
 from gptwo.config import GPT2Config
 from gptwo.data import prepare
@@ -222,6 +223,58 @@ def test_what_does_not_fit_is_refused_with_numbers_unless_it_is_forced(
         assert said in line
     assert not (tmp_path / "run").exists()
     assert command(*flags, "--force").code == 0
+
+
+def test_more_at_a_time_than_a_step_has_is_the_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Ten million sequences would not fit; the step has four.
+    monkeypatch.setattr("gptwo.train.setup.free_bytes", lambda device: 50_000_000)
+    flags = ("train", "--data", data, "--out", tmp_path / "run", *TINY, "--micro-batch", 10_000_000)
+    assert command(*flags).code == 0
+
+
+def test_what_the_plan_says_does_not_fit_is_refused_by_its_own_sum(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # There was room before the model was made, and there is less of it now.
+    monkeypatch.setattr("gptwo.perf.target.free_memory_bytes", lambda: -(10**12))
+    flags = ("train", "--data", data, "--out", tmp_path / "run", *TINY)
+    line = command(*flags).error_line()
+    assert line.startswith("ConfigError: training ")
+    for part in ("process ", "weights ", "optimizer ", "--force"):
+        assert part in line
+    assert not (tmp_path / "run").exists()
+    assert command(*flags, "--force").code == 0
+
+
+def test_what_is_refused_before_there_are_weights_is_the_plan_s_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from gptwo.config import PRESETS, TrainConfig
+    from gptwo.perf.plan import plan_training
+    from gptwo.perf.target import Target
+    from gptwo.train.setup import require_room
+
+    free = 5_500_000_000
+    here = Target(device="cpu", title="a CPU", memory_bytes=free, has_bf16=False)
+    plan = plan_training(
+        PRESETS["gpt2"], here, batch_tokens=8192, steps=1, optimizer="muon", micro_batch=2, process_bytes=0
+    )
+    config = TrainConfig(
+        data="d", out="o", model="gpt2", optimizer="muon", batch_tokens=8192, micro_batch=2, device="cpu"
+    )
+
+    def refused(free: int) -> bool:
+        monkeypatch.setattr("gptwo.train.setup.free_bytes", lambda device: free)
+        try:
+            require_room(config, PRESETS["gpt2"], torch.device("cpu"))
+        except ConfigError:
+            return True
+        return False
+
+    assert not refused(plan.peak_memory_bytes)
+    assert refused(plan.peak_memory_bytes - 1)
 
 
 def test_a_long_run_on_a_machine_that_was_not_measured_is_worth_measuring(

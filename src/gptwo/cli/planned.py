@@ -17,6 +17,7 @@ from gptwo.perf.plan_text import took_line, training_summary
 from gptwo.perf.target import find_target
 from gptwo.train.memory import memory_bytes
 from gptwo.train.observer import RunStart, TrainResult
+from gptwo.train.setup import require_step_memory
 from gptwo.train.terminal import TerminalObserver
 
 # A run of so many FLOPs takes two cores a quarter of an hour and more. Beside that it is nothing to measure, for half a
@@ -33,7 +34,17 @@ class PlanningObserver(TerminalObserver):
         self.plan: TrainingPlan | None = None
 
     def started(self, start: RunStart) -> dict[str, Any]:
+        """Say the plan, and keep it. ``ConfigError``, with its parts, for one that does not fit and is not forced."""
         self.plan = plan_run(start, process_bytes=self._process_bytes, say=self._say)
+        if self.plan.fits is False and not start.config.force:
+            assert self.plan.free_memory_bytes is not None, "fits is known"
+            require_step_memory(
+                self.plan.memory,
+                parameters=self.plan.parameters,
+                micro_batch=self.plan.micro_batch,
+                free=self.plan.free_memory_bytes,
+                where=self.plan.device,
+            )
         self._say(training_summary(self.plan))
         super().started(start)
         return self.plan.to_json()

@@ -14,14 +14,13 @@ from gptwo.costs import (
     activation_bytes,
     parameter_count,
     training_flops,
-    training_memory,
     weight_bytes,
 )
 from gptwo.perf.communication import Communication, Parallel, communication
 from gptwo.perf.expected_loss import ExpectedLoss, expected_loss
 from gptwo.perf.predict import Prediction, predict_training_step
 from gptwo.perf.target import Target
-from gptwo.train.micro_batch import derive_micro_batch, sequences_per_step
+from gptwo.train.micro_batch import derive_micro_batch, sequences_per_step, step_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,16 +129,17 @@ def plan_training(
         process_bytes = measured_process_bytes(target, "train")
 
     def memory_of(at_once: int, checkpointed: bool = checkpoint_activations) -> dict[str, int]:
-        parts = training_memory(
+        # More at once than a step has, which only the most that fits is asked for, is a step of so many.
+        parts = step_memory(
             config,
+            max(share, at_once),
             micro_batch=at_once,
-            micro_batches=-(-share // at_once),
             optimizer=optimizer,
             checkpoint_activations=checkpointed,
             dtype="bf16" if bf16 else "fp32",
             fused=fused,
-            device="cpu" if on_cpu else "cuda",
-            trained_parameters=adapters,
+            on_cpu=on_cpu,
+            adapters=adapters,
             parameter_ranks=parameter_ranks,
         )
         return {"process": process_bytes, **parts}

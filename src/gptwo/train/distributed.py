@@ -34,6 +34,11 @@ _ALIKE = timedelta(seconds=60)
 _BEGUN = "gptwo/begun"
 
 
+def ranks_now() -> int:
+    """How many processes train together, from where they have met."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 @dataclass(frozen=True)
 class World:
     """Which of how many processes this is: ``rank`` of ``size``, ``local_rank`` of ``local_size`` on its machine.

@@ -79,22 +79,23 @@ class TrainingRun:
         self._saved_step = self._step if start is not None else -1
 
     def run(self) -> TrainResult:
-        """All steps that are left, unless a signal asks to stop. Until here nothing has been written."""
+        """All steps that are left, unless a signal asks to stop. Until the observer has heard nothing is written."""
         tune_process(self._device)
         if not self._world.writes:
             return self._run()
+        start = describe_run(
+            self._config, self._model, self._source, self._world, device=self._device, step=self._step
+        )
+        plan = self._observer.started(start)
         with run_folder(self._config) as self._folder:
             self._world.note_begun()
-            start = describe_run(
-                self._config, self._model, self._source, self._world, device=self._device, step=self._step
-            )
             self._report = Report(
                 start,
                 self._source,
                 saved_step=self._saved_step,
                 device=self._device,
                 observer=self._observer,
-                plan=self._observer.started(start),
+                plan=plan,
             )
             with closing(self._report):
                 return self._run()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gptwo.base.errors import ConfigError
 from gptwo.base.memory import free_memory_bytes
 from gptwo.config import GPT2Config
-from gptwo.costs import activation_bytes, parameter_count
+from gptwo.costs import OptimizerName, TrainingDtype, activation_bytes, parameter_count, training_memory
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +40,38 @@ def free_bytes(device: torch.device) -> int:
 
         return int(torch.cuda.mem_get_info(device)[0])
     return free_memory_bytes()
+
+
+def step_memory(
+    config: GPT2Config,
+    share: int,
+    *,
+    micro_batch: int,
+    optimizer: OptimizerName,
+    checkpoint_activations: bool,
+    dtype: TrainingDtype,
+    fused: bool,
+    on_cpu: bool,
+    adapters: int | None = None,
+    parameter_ranks: int = 1,
+) -> dict[str, int]:
+    """Bytes by part of a step of a device's ``share`` of sequences, ``micro_batch`` of them, or all, at a time.
+
+    What a plan says and what a run is refused by.
+    """
+    at_once = min(micro_batch, share)
+    return training_memory(
+        config,
+        micro_batch=at_once,
+        micro_batches=-(-share // at_once),
+        optimizer=optimizer,
+        checkpoint_activations=checkpoint_activations,
+        dtype=dtype,
+        fused=fused,
+        device="cpu" if on_cpu else "cuda",
+        trained_parameters=adapters,
+        parameter_ranks=parameter_ranks,
+    )
 
 
 def derive_micro_batch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -17,14 +18,15 @@ from gptwo.checkpoint.resolve import resolve_model
 from gptwo.checkpoint.vocabulary import require_same_vocabulary
 from gptwo.checkpoint.weights import load_weights
 from gptwo.config import PRESETS, GPT2Config, TrainConfig
-from gptwo.costs import parameter_count, training_memory, weight_bytes
+from gptwo.costs import parameter_count, weight_bytes
 from gptwo.model import GPT2, build_model
 from gptwo.tokenizer import Tokenizer
-from gptwo.train.distributed import ALONE, World
+from gptwo.train.distributed import ALONE, World, ranks_now
 from gptwo.train.micro_batch import (
     derive_micro_batch,
     free_bytes,
     sequences_per_step,
+    step_memory,
 )
 from gptwo.train.recipes import resolve_recipe
 from gptwo.train.step import LossSum
@@ -67,30 +69,53 @@ def require_room(
 ) -> None:
     """``ConfigError``, with the numbers, for a run that does not fit what is free, before any of it is taken.
 
-    Of a micro-batch that is not given, one sequence has to fit. ``adapters`` are the parameters trained beside a frozen
-    model. ``force`` lets all of them begin. Of a sharded model rank 0's whole weights alone are looked at.
+    It is the plan's sum (``micro_batch.step_memory``), of the micro-batch that is given or would be derived, and of no
+    more sequences than a step has. ``adapters`` are the parameters trained beside a frozen model. ``force`` lets all of
+    them begin. Of a sharded model rank 0's whole weights alone are looked at.
     """
     if config.force:
         return
-    free, parts = free_bytes(device), {"weights alone": weight_bytes(shape)}
+    free, parts, micro_batch = free_bytes(device), {"weights alone": weight_bytes(shape)}, 1
     # What is far too large for its weights alone is not counted block by block.
     if config.parallel != "fsdp" and weight_bytes(shape) <= free:
-        parts = training_memory(
+        share = -(-sequences_per_step(config.batch_tokens, shape.context) // ranks_now())
+        fused, on_cpu = adapters is None and is_fused(config, device), device.type != "cuda"
+        micro_batch = min(share, config.micro_batch or share)
+        if config.micro_batch is None:
+            micro_batch = derive_micro_batch(
+                shape,
+                share,
+                available_bytes=free,
+                checkpoint_activations=config.checkpoint_activations,
+                fused=fused,
+                on_cpu=on_cpu,
+            )
+        parts = step_memory(
             shape,
-            micro_batch=config.micro_batch or 1,
+            share,
+            micro_batch=micro_batch,
             optimizer="muon" if resolve_recipe(config, shape).optimizer == "muon" else "adamw",
             checkpoint_activations=config.checkpoint_activations,
             dtype="bf16" if resolve_dtype(config.dtype, device) == "bf16" else "fp32",
-            fused=adapters is None and is_fused(config, device),
-            device="cuda" if device.type == "cuda" else "cpu",
-            trained_parameters=adapters,
+            fused=fused,
+            on_cpu=on_cpu,
+            adapters=adapters,
         )
-    sequences = f"{config.micro_batch} sequences" if (config.micro_batch or 1) > 1 else "one sequence"
+    require_step_memory(
+        parts, parameters=parameter_count(shape), micro_batch=micro_batch, free=free, where=str(device)
+    )
+
+
+def require_step_memory(
+    parts: Mapping[str, int], *, parameters: int, micro_batch: int, free: int, where: str
+) -> None:
+    """``ConfigError``, with every part, where a step takes more than is free."""
+    sequences = f"{micro_batch} sequences" if micro_batch > 1 else "one sequence"
     require_memory(
-        f"training {parameter_count(shape):,} parameters on {sequences} at a time",
+        f"training {parameters:,} parameters on {sequences} at a time",
         parts,
         free_bytes=free,
-        where=str(device),
+        where=where,
         remedy="choose a smaller model, --context or --micro-batch, --checkpoint-activations",
     )
 
