@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from gptwo.base.errors import ContextLengthError
+from gptwo.base.errors import ConfigError, ContextLengthError
 from gptwo.config import GPT2Config
 from gptwo.costs import KVFormat, WeightFormat, forward_flops, kv_block_bytes, parameter_count, serving_memory
 from gptwo.infer.formats import Formats
@@ -82,13 +82,16 @@ def plan_generation(
 
     ``kv_tokens`` are held in memory, None for a whole context in each slot. ``process_bytes`` the program itself takes;
     None is what was measured with the ceilings, if they were. ``tokens_per_s`` are of a token in the
-    middle of the text. ``cost`` is of one text alone. ``ContextLengthError`` for a text of more than C tokens.
+    middle of the text. ``cost`` is of one text alone. There are no times where the device's speed in that dtype is not
+    known. ``ContextLengthError`` for a text of more than C tokens, ``ConfigError`` for bf16 on a GPU that has none.
     """
     if prompt_tokens + new_tokens > config.context:
         raise ContextLengthError(
             f"{prompt_tokens} tokens and {new_tokens} more are more than the model's context of {config.context}; "
             "expected at most that, together"
         )
+    if formats.weights == "bf16" and target.kind == "cuda" and not target.has_bf16:
+        raise ConfigError(f"{target.title} has bf16 by emulation alone, which is slow; expected --dtype fp16")
     if process_bytes is None:
         process_bytes = measured_process_bytes(target, engine)
     of_token = kv_token_bytes(config, engine=engine, formats=formats)
@@ -135,6 +138,8 @@ def plan_generation(
     ceilings = target.ceilings(training=False)
     if ceilings is None:
         return plan
+    if formats.weights not in ceilings.matmul_flops_per_s:
+        return dataclasses.replace(plan, ceilings=ceilings.source)
     predict = partial(
         predict_forward,
         config,

@@ -68,14 +68,15 @@ def generation_lines(plan: GenerationPlan) -> list[str]:
     if plan.largest_slots is not None:
         lines[2] += f"; {plan.largest_slots:,} would fit" if plan.largest_slots else "; not one fits"
     if plan.prefill_seconds is None or plan.tokens_per_s is None or plan.seconds is None:
-        return [*lines, f"time            {_NO_SPEED}"]
+        unknown = _NO_SPEED if plan.ceilings is None else f"not known in {plan.weights}"
+        return [*lines, f"time            {unknown}"]
     lines += [
         f"first token     {short_time(plan.prefill_seconds)}",
         f"then            {rate(plan.tokens_per_s)} tokens/s; bound by {plan.bound_by}",
         f"a whole text    {short_time(plan.seconds)}",
     ]
     if plan.slots > 1 and plan.tokens_per_s_all_slots is not None:
-        lines.append(f"{plan.slots} side by side".ljust(16) + f"{rate(plan.tokens_per_s_all_slots)} tokens/s")
+        lines.append(f"{f'{plan.slots:,} side by side':<15} {rate(plan.tokens_per_s_all_slots)} tokens/s")
     if plan.cost is not None:
         lines.append(f"cost            {plan.cost:.2g} for a text alone")
     return lines

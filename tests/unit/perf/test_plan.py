@@ -204,6 +204,17 @@ def test_fewer_bits_are_fewer_bytes_and_more_tokens() -> None:
     assert [each["kv"] // sizes[2]["kv"] for each in sizes] == [4, 2, 1]
 
 
+def test_a_dtype_whose_speed_nobody_knows_has_no_times() -> None:
+    t4 = find_target("t4")
+    fp64 = generated(t4, engine="torch", formats=Formats("fp64", "fp64"))
+    assert (fp64.ceilings, fp64.tokens_per_s, fp64.seconds) == ("datasheet", None, None)
+    assert fp64.memory["weights"] == pytest.approx(2 * 497_759_232, rel=1e-3)
+    assert "time            not known in fp64" in generation_lines(fp64)
+    assert generated(t4, engine="torch", formats=Formats("fp16", "fp16")).tokens_per_s
+    with pytest.raises(ConfigError, match=r"^NVIDIA T4 16 GB has bf16 by emulation alone.*fp16$"):
+        generated(t4, engine="torch", formats=Formats("bf16", "bf16"))
+
+
 def test_a_text_that_is_too_long_is_refused() -> None:
     with pytest.raises(ContextLengthError, match="1000 tokens and 25 more are more than the model's context"):
         generated(A100, prompt_tokens=1000, new_tokens=25)
@@ -212,7 +223,7 @@ def test_a_text_that_is_too_long_is_refused() -> None:
 def test_a_device_that_is_here_has_no_times_until_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
 
-    def nothing_cached(device: str, threads: int | None, *, measure: bool) -> None:
+    def nothing_cached(device: str, threads: int | None, *, measure: bool, **others: Any) -> None:
         asked.append(measure)
 
     monkeypatch.setattr(target_module, "cached_ceilings", nothing_cached)
@@ -252,4 +263,5 @@ def test_the_words() -> None:
     assert took_line(exact, took) == (
         "took: 1 GB of memory at most (+25%), 900 ms a step (-10%), 72,817 tokens/s, 1 min 30 s in 100 steps"
     )
-    assert "8 side by side" in "\n".join(generation_lines(generated(A100, engine="torch")))
+    assert "8 side by side  " in "\n".join(generation_lines(generated(A100, engine="torch")))
+    assert "\n1,000 side by side " in "\n".join(generation_lines(generated(A100, engine="torch", slots=1000)))
