@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from gptwo.base.errors import ConfigError
 from gptwo.cli.planned import PlanningObserver
 from gptwo.config import GPT2Config
 from gptwo.data import prepare
+from gptwo.perf.ceilings import Ceilings
+from gptwo.perf.target import find_target
 from gptwo.train.metrics import read_metrics
 from random_checkpoint import write_random_checkpoint
 
@@ -171,6 +174,36 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert "StorageError: cannot write" in outcome.err
 
 
+def test_this_machine_says_when_it_was_measured_and_is_measured_again_when_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[bool] = []
+
+    def ceilings(
+        device: str, threads: int | None, *, measure: bool, anew: bool = False, **say: Any
+    ) -> Ceilings:
+        asked.append(anew)
+        known = find_target("raspberry-pi-5").ceilings(training=True)
+        assert known
+        return dataclasses.replace(known, source="measured", measured_at="2026-11-30T09:12:00+00:00")
+
+    monkeypatch.setattr("gptwo.perf.target.cached_ceilings", ceilings)
+    flags = ("plan", "gpt2", "--device", "cpu", "--batch-tokens", 1024)
+    outcome = command(*flags)
+    assert outcome.out.splitlines()[0].endswith(", measured 2026-11-30T09:12:00+00:00")
+    assert (asked, outcome.err) == ([False], "")
+    assert "measuring cpu, once: half a minute" in command(*flags, "--measure").err
+    assert asked == [False, True]
+
+
+def test_a_name_that_is_not_known_ends_it_before_anything_is_said() -> None:
+    assert (
+        command("plan", "gpt2", "--device", "t4,abacus")
+        .error_line()
+        .startswith("DeviceError: device 'abacus'")
+    )
+
+
 def test_another_s_machine_is_planned_without_torch() -> None:
     code = (
         "import sys; from gptwo.cli import main\n"
@@ -282,7 +315,7 @@ def test_a_long_run_on_a_machine_that_was_not_measured_is_worth_measuring(
 ) -> None:
     asked: list[bool] = []
 
-    def nothing_cached(device: str, threads: int | None, *, measure: bool) -> None:
+    def nothing_cached(device: str, threads: int | None, *, measure: bool, **others: Any) -> None:
         asked.append(measure)
 
     monkeypatch.setattr("gptwo.perf.target.cached_ceilings", nothing_cached)

@@ -45,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", type=parse_size, metavar="SIZE", help="of the device: 16GB, 24GiB")
     parser.add_argument("--price", type=float, metavar="X", help="of one device for an hour, in any money")
     parser.add_argument("--dtype", help="of training: fp32 or bf16; of writing also int8, int4, fp16")
+    parser.add_argument(
+        "--measure", action="store_true", help="measure this machine again, for half a minute"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the plans as JSON; - for standard output")
     _add_training(parser)
     _add_generation(parser)
@@ -87,15 +90,20 @@ def run(arguments: argparse.Namespace) -> int:
     config = _config(arguments.model)
     plans: list[dict[str, Any]] = []
     quiet = arguments.json == "-"
-    for name in arguments.device.split(","):
-        target = find_target(
+    # A name that is not known ends it before anything is printed.
+    targets = [
+        find_target(
             name.strip(),
             threads=arguments.threads,
             measure=True,
+            anew=arguments.measure,
             say=partial(print, file=sys.stderr),
             memory_bytes=arguments.memory,
             link_bytes_per_s=arguments.link,
         )
+        for name in arguments.device.split(",")
+    ]
+    for target in targets:
         if arguments.generate is None:
             training = _training(arguments, config, target)
             plans.append(training.to_json())
@@ -143,7 +151,8 @@ def _config(name: str) -> GPT2Config:
 
 def _heading(model: str, target: Target) -> str:
     if target.machine is None:
-        return f"{model} on {target.device}: {target.title}"
+        measured = f", measured {target.measured.measured_at}" if target.measured else ""
+        return f"{model} on {target.device}: {target.title}{measured}"
     efficiency = target.machine.efficiency
     return (
         f"{model} on {target.title}: NOT measured. {target.machine.source}; of its peaks {efficiency.products:.0%} of "

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Literal, Self, overload
 from gptwo.base.cores import usable_cores
 from gptwo.base.memory import keep_freed_memory
 from gptwo.base.version import __version__
-from gptwo.perf.environment import processor
+from gptwo.perf.environment import BUSY, others_share, processor
 
 # What is measured, and how: another number has nothing in common with what an older one left in the cache.
 _EDITION = 4
@@ -142,27 +143,59 @@ def device_name(device: Any) -> str:
     return torch.cuda.get_device_name(device)
 
 
+def _ignored(line: str) -> None:
+    """Nobody listens."""
+
+
 @overload
 def cached_ceilings(
-    device: str = "cpu", threads: int | None = None, measure: Literal[True] = True
+    device: str = "cpu",
+    threads: int | None = None,
+    measure: Literal[True] = True,
+    *,
+    anew: bool = False,
+    say: Callable[[str], None] = _ignored,
 ) -> Ceilings: ...
 @overload
-def cached_ceilings(device: str = "cpu", threads: int | None = None, *, measure: bool) -> Ceilings | None: ...
-def cached_ceilings(device: str = "cpu", threads: int | None = None, measure: bool = True) -> Ceilings | None:
+def cached_ceilings(
+    device: str = "cpu",
+    threads: int | None = None,
+    *,
+    measure: bool,
+    anew: bool = False,
+    say: Callable[[str], None] = _ignored,
+) -> Ceilings | None: ...
+def cached_ceilings(
+    device: str = "cpu",
+    threads: int | None = None,
+    measure: bool = True,
+    *,
+    anew: bool = False,
+    say: Callable[[str], None] = _ignored,
+) -> Ceilings | None:
     """The ceilings that the user's cache has for this machine and these versions.
 
-    Else they are measured, in a process of their own, and kept; with ``measure`` false: None. The cache is
-    ``gptwo/ceilings-….json`` in $XDG_CACHE_HOME or ~/.cache; without a place to write they are measured each time.
+    Else, or ``anew``, they are measured, in a process of their own, and kept; with ``measure`` false: None. What was
+    measured while other processes took more than ``BUSY`` of the machine is not kept, and ``say`` is told so. The cache
+    is ``gptwo/ceilings-….json`` in $XDG_CACHE_HOME or ~/.cache; without a place to write they are measured each time.
     """
     from gptwo.perf.process import ask
 
     count = usable_cores() if threads is None else threads
     path = _cache_folder() / f"ceilings-{_key(device, count)}.json"
-    with suppress(OSError, ValueError, TypeError):
-        return Ceilings.from_json(json.loads(path.read_text(encoding="utf-8")))
+    if not (measure and anew):
+        with suppress(OSError, ValueError, TypeError):
+            return Ceilings.from_json(json.loads(path.read_text(encoding="utf-8")))
     if not measure:
         return None
+    others = others_share()
     found = Ceilings.from_json(ask({"what": "ceilings", "device": device, "threads": count}))
+    others = max(others, others_share())
+    if others > BUSY:
+        say(
+            f"other processes took {others:.0%} of this machine: what was measured is used once, and not kept"
+        )
+        return found
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = path.with_suffix(f".{os.getpid()}")

@@ -46,6 +46,7 @@ def find_target(
     *,
     threads: int | None = None,
     measure: bool = False,
+    anew: bool = False,
     say: Callable[[str], None] = lambda line: None,
     memory_bytes: int | None = None,
     link_bytes_per_s: float | None = None,
@@ -53,11 +54,11 @@ def find_target(
     """The device ``auto | cpu | cuda[:n] | mps`` of this machine, or the one of that name in the table of machines.
 
     ``measure`` takes half a minute, once, and ``say`` is told; else a device that is here has the ceilings of an
-    earlier time, or none.
+    earlier time, or none. With ``anew`` it is measured whatever there is.
     ``memory_bytes`` and ``link_bytes_per_s`` replace what is known. ``DeviceError`` for a device that is neither.
     """
     if name.partition(":")[0] in _HERE:
-        found = _here(name, partial(_ceilings, threads=threads, measure=measure, say=say))
+        found = _here(name, partial(_ceilings, threads=threads, measure=measure, anew=anew, say=say))
     else:
         known = machine(name)
         found = Target(
@@ -76,12 +77,12 @@ def find_target(
 
 
 def _ceilings(
-    device: str, *, threads: int | None, measure: bool, say: Callable[[str], None]
+    device: str, *, threads: int | None, measure: bool, anew: bool, say: Callable[[str], None]
 ) -> Ceilings | None:
-    found = cached_ceilings(device, threads, measure=False)
+    found = None if anew else cached_ceilings(device, threads, measure=False)
     if found is None and measure:
         say(f"measuring {device}, once: half a minute, in which nothing else should run")
-        found = cached_ceilings(device, threads, measure=True)
+        found = cached_ceilings(device, threads, measure=True, anew=anew, say=say)
     return found
 
 

@@ -139,6 +139,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
         return replace(KNOWN, device=request["device"], threads=request["threads"]).to_json()
 
     monkeypatch.setattr(process, "ask", answer)
+    monkeypatch.setattr(ceilings, "others_share", lambda: 0.0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return requests
 
@@ -156,6 +157,23 @@ def test_without_measuring_only_what_is_known(asked: list[dict[str, Any]]) -> No
     cached_ceilings("cpu", 2)
     assert cached_ceilings("cpu", 2, measure=False) == KNOWN
     assert len(asked) == 1
+
+
+def test_measured_anew_when_asked(asked: list[dict[str, Any]]) -> None:
+    cached_ceilings("cpu", 2)
+    assert cached_ceilings("cpu", 2, anew=True) == KNOWN
+    assert len(asked) == 2
+
+
+def test_what_a_busy_machine_reached_is_not_kept(
+    asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = iter([0.0, 0.3])
+    monkeypatch.setattr(ceilings, "others_share", lambda: next(shares))
+    said: list[str] = []
+    assert cached_ceilings("cpu", 2, say=said.append) == KNOWN
+    assert said == ["other processes took 30% of this machine: what was measured is used once, and not kept"]
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_other_versions_measure_anew(asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
