@@ -23,7 +23,7 @@ from gptwo.tokenizer import Tokenizer
 from gptwo.train.evaluate import Evaluation
 from gptwo.train.loop import train
 from gptwo.train.metrics import MetricsLog, read_metrics
-from gptwo.train.observer import RunStart, Silent, StepReport
+from gptwo.train.observer import Silent, StepReport
 from gptwo.train.run_folder import read_toml, resumed_settings
 
 Build = Callable[..., TrainConfig]
@@ -328,11 +328,17 @@ def test_a_run_that_diverges_ends_in_one_line_and_saves_nothing_poisoned(tiny: B
 
 def test_two_processes_do_not_train_in_one_folder(tiny: Build, tmp_path: Path) -> None:
     class Intrude(Silent):
-        def started(self, start: RunStart) -> None:
-            with pytest.raises(ConfigError, match="another process is training in"):
-                train(tiny())
+        refused = 0
 
-    assert train(tiny(), observer=Intrude()).step == 6, "the first one is not disturbed"
+        def stepped(self, report: StepReport) -> None:
+            if report.step == 1:
+                with pytest.raises(ConfigError, match="another process is training in"):
+                    train(tiny())
+                self.refused += 1
+
+    intrude = Intrude()
+    assert train(tiny(log_every=1), observer=intrude).step == 6, "the first one is not disturbed"
+    assert intrude.refused == 1
     assert train(tiny(), resume=True).step == 6, "the lock ends with the run"
 
 
