@@ -52,6 +52,12 @@ KNOWN_NAMES = TOKENIZER_NAMES | {
 _PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder has weights, or an adapter, in a form that is read."""
+    names = (WEIGHTS_NAME, INDEX_NAME, ADAPTER_WEIGHTS_NAME, *PACKED_NAMES.values())
+    return any((folder / name).exists() for name in names)
+
+
 def packed_file(folder: Path) -> Path | None:
     """The packed weights of a folder that has no others; None in any other folder."""
     if (folder / WEIGHTS_NAME).exists() or (folder / INDEX_NAME).exists():

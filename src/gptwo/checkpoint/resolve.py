@@ -9,11 +9,9 @@ from gptwo.base.errors import CheckpointError, MissingExtraError
 from gptwo.checkpoint.atomic_folder import in_place_or_aside
 from gptwo.checkpoint.layout import (
     ADAPTER_CONFIG_NAME,
-    ADAPTER_WEIGHTS_NAME,
     CONFIG_NAME,
-    INDEX_NAME,
-    PACKED_NAMES,
     WEIGHTS_NAME,
+    has_weights,
     is_pickle_name,
 )
 from gptwo.checkpoint.runs import is_run, newest_whole
@@ -44,6 +42,15 @@ def resolve_model(name: str | Path) -> Path:
     or taken from its cache. What looks like a path is never looked up in the network. Raises ``CheckpointError`` when
     there is no such model, and ``MissingExtraError`` for a hub id without that extra.
     """
+    return _resolve(name, weights=True)
+
+
+def resolve_config(name: str | Path) -> Path:
+    """As ``resolve_model``, for whoever reads no weights: of a hub id config.json alone is fetched."""
+    return _resolve(name, weights=False)
+
+
+def _resolve(name: str | Path, *, weights: bool) -> Path:
     folder = in_place_or_aside(Path(name).expanduser())
     if folder.is_dir():
         return _in_folder(folder)
@@ -54,7 +61,7 @@ def resolve_model(name: str | Path) -> Path:
     beside_others = "/" in str(name) and folder.parent.is_dir()
     if repository is None or beside_others:
         raise CheckpointError(f"there is no model {str(name)!r}; {_EXPECTED}; check the path")
-    return _from_hub(repository)
+    return _from_hub(repository, weights=weights)
 
 
 def hub_id(name: str | Path) -> str | None:
@@ -88,7 +95,7 @@ def _not_a_folder(path: Path) -> str:
     return f"{path} is a file; {_EXPECTED}; give the folder it lies in"
 
 
-def _from_hub(repository: str) -> Path:
+def _from_hub(repository: str, *, weights: bool) -> Path:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
@@ -98,7 +105,8 @@ def _from_hub(repository: str) -> Path:
             "install it with: pip install 'gptwo[data]'"
         ) from error
     try:
-        folder = Path(snapshot_download(repository, allow_patterns=list(_HUB_FILES), ignore_patterns=["*/*"]))
+        files = list(_HUB_FILES) if weights else [CONFIG_NAME, ADAPTER_CONFIG_NAME]
+        folder = Path(snapshot_download(repository, allow_patterns=files, ignore_patterns=["*/*"]))
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise CheckpointError(
             f"there is no model {repository!r}, neither here nor in public on the hub; {_EXPECTED}; check the name"
@@ -110,8 +118,7 @@ def _from_hub(repository: str) -> Path:
             f"there is no folder {repository!r}, and it cannot be fetched from the hub ({reason}); {_EXPECTED}; "
             "give a folder, or connect to the network"
         ) from error
-    weights = (WEIGHTS_NAME, INDEX_NAME, ADAPTER_WEIGHTS_NAME, *PACKED_NAMES.values())
-    if not any((folder / name).exists() for name in weights):
+    if weights and not has_weights(folder):
         raise CheckpointError(
             f"the hub's {repository!r} has no {WEIGHTS_NAME}, and pickles are never fetched; {_EXPECTED}; "
             "convert it where you trust it: load it with transformers and save_pretrained it"
