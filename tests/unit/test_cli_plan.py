@@ -168,6 +168,64 @@ def test_mistakes_are_one_line(flags: tuple[str, ...], line: str) -> None:
     assert command("plan", *flags).error_line().startswith(line)
 
 
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (("--generate", 5, "--gpus", 8), "--gpus is of training; leave it out beside --generate"),
+        (("--generate", 5, "--context", 512), "--context is of training; leave it out beside --generate"),
+        (
+            ("--generate", 5, "--checkpoint-activations"),
+            "--checkpoint-activations is of training; leave it out beside --generate",
+        ),
+        (("--slots", 8), "--slots is of writing; give --generate N beside it, or leave it out"),
+        (("--kv-dtype", "int8"), "--kv-dtype is of writing; give --generate N beside it, or leave it out"),
+    ],
+)
+def test_flags_of_the_other_kind_of_plan_are_refused(flags: tuple[object, ...], line: str) -> None:
+    assert command("plan", "gpt2", "--device", "a100", *flags).error_line() == f"ConfigError: {line}"
+
+
+def test_no_loss_is_expected_of_weights_that_exist(tmp_path: Path) -> None:
+    import torch
+
+    shape = GPT2Config(n_layer=1, n_head=2, n_embd=16, context=64, vocab_size=30_000)
+    write_random_checkpoint(tmp_path / "m", shape, eot_id=0, dtype=torch.float32)
+    (known,) = plans(tmp_path / "m", "--device", "a100", "--batch-tokens", 64)
+    (fresh,) = plans("gpt2", "--device", "a100")
+    assert known["expected_loss"] is None
+    assert fresh["expected_loss"]["kaplan"] > 0
+
+
+def test_a_model_of_the_hub_is_planned_from_its_config_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    asked: list[Any] = []
+
+    def snapshot(repository: str, **options: Any) -> str:
+        asked.append((repository, options["allow_patterns"]))
+        config = {
+            "model_type": "gpt2",
+            "n_layer": 1,
+            "n_head": 2,
+            "n_embd": 16,
+            "n_positions": 64,
+            "vocab_size": 300,
+            "torch_dtype": "bfloat16",
+        }
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    (plan,) = plans("someone/model", "--device", "a100", "--batch-tokens", 64)
+    assert plan["parameters"] > 0
+    assert asked == [("someone/model", ["config.json", "adapter_config.json"])]
+    (plan,) = plans("someone/model", "--device", "a100", "--generate", 9)
+    assert plan["weights"] == "bf16"
+    assert all("model.safetensors" not in files and "*.safetensors" not in files for _, files in asked)
+
+
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     outcome = command("plan", "gpt2", "--device", "a100", "--json", tmp_path)
     assert outcome.code == 2

@@ -24,6 +24,26 @@ _PROMPT_TOKENS = 32
 # Of tokens, devices, bytes and money: more than anyone has, and no sum of products of it is past a float.
 _MOST = 10**18
 
+# Flags of one kind of plan, and what they are when not given.
+_OF_TRAINING: dict[str, Any] = {
+    "batch_tokens": 4096,
+    "tokens": None,
+    "context": None,
+    "dropout": None,
+    "micro_batch": None,
+    "optimizer": None,
+    "checkpoint_activations": False,
+    "gpus": 1,
+    "parallel": "ddp",
+    "link": None,
+}
+_OF_WRITING: dict[str, Any] = {
+    "prompt_tokens": _PROMPT_TOKENS,
+    "slots": 1,
+    "engine": None,
+    "kv_dtype": None,
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
@@ -56,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
-    group.add_argument("--batch-tokens", type=int, default=4096, metavar="N", help="a step (default: 4096)")
+    group.add_argument("--batch-tokens", type=int, metavar="N", help="a step (default: 4096)")
     group.add_argument("--tokens", type=float, metavar="N", help="in all, as 300e6 (default: 1000 steps)")
     group.add_argument("--context", type=int, metavar="C", help="instead of the model's own")
     group.add_argument("--dropout", type=float, metavar="X", help="instead of the model's own")
@@ -64,19 +84,19 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--micro-batch", type=int, metavar="N", help="sequences at a time (default: what fits)"
     )
     group.add_argument("--optimizer", choices=("adamw", "muon"), help="default: as gptwo train would choose")
-    group.add_argument("--checkpoint-activations", action="store_true", help="less memory, a third more work")
-    group.add_argument("--gpus", type=int, default=1, metavar="N", help="devices alike (default: 1)")
-    group.add_argument("--parallel", choices=("ddp", "fsdp"), default="ddp", help="default: ddp")
+    group.add_argument(
+        "--checkpoint-activations", action="store_true", default=None, help="less memory, a third more work"
+    )
+    group.add_argument("--gpus", type=int, metavar="N", help="devices alike (default: 1)")
+    group.add_argument("--parallel", choices=("ddp", "fsdp"), help="default: ddp")
     group.add_argument("--link", type=parse_size, metavar="SIZE", help="bytes a second between two: 25GB")
 
 
 def _add_generation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("writing")
     group.add_argument("--generate", type=int, metavar="N", help="plan to write N tokens instead of training")
-    group.add_argument(
-        "--prompt-tokens", type=int, default=_PROMPT_TOKENS, metavar="N", help=f"default: {_PROMPT_TOKENS}"
-    )
-    group.add_argument("--slots", type=int, default=1, metavar="N", help="texts side by side (default: 1)")
+    group.add_argument("--prompt-tokens", type=int, metavar="N", help=f"default: {_PROMPT_TOKENS}")
+    group.add_argument("--slots", type=int, metavar="N", help="texts side by side (default: 1)")
     group.add_argument("--engine", choices=("native", "torch"), help="default: native on a CPU, torch else")
     group.add_argument("--kv-dtype", choices=("fp32", "bf16", "int8"), help="of keys and values")
     group.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: its physical cores)")
@@ -87,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gptwo.perf.target import find_target
 
     _check(arguments)
+    _settle(arguments)
     config = _config(arguments.model)
     plans: list[dict[str, Any]] = []
     quiet = arguments.json == "-"
@@ -140,13 +161,27 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--price {arguments.price:g} is not possible; expected 0 to {_MOST:g}")
 
 
+def _settle(arguments: argparse.Namespace) -> None:
+    """Refuse flags that the plan asked for knows nothing of, and fill in those that were not given."""
+    if arguments.generate is None:
+        of_others, remedy = _OF_WRITING, "of writing; give --generate N beside it, or leave it out"
+    else:
+        of_others, remedy = _OF_TRAINING, "of training; leave it out beside --generate"
+    for name in of_others:
+        if getattr(arguments, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')} is {remedy}")
+    for name, default in (_OF_TRAINING | _OF_WRITING).items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, default)
+
+
 def _config(name: str) -> GPT2Config:
     if name in PRESETS:
         return PRESETS[name]
     from gptwo.checkpoint.released_config import read_config
-    from gptwo.checkpoint.resolve import resolve_model
+    from gptwo.checkpoint.resolve import resolve_config
 
-    return read_config(resolve_model(name))
+    return read_config(resolve_config(name))
 
 
 def _heading(model: str, target: Target) -> str:
@@ -184,6 +219,7 @@ def _training(arguments: argparse.Namespace, config: GPT2Config, target: Target)
         checkpoint_activations=arguments.checkpoint_activations,
         ranks=arguments.gpus,
         parallel=arguments.parallel,
+        from_scratch=arguments.model in PRESETS,
         price_per_hour=arguments.price,
     )
 
@@ -220,10 +256,16 @@ def _weights(arguments: argparse.Namespace, engine: str) -> str:
     if arguments.dtype is None:
         if arguments.model in PRESETS:
             return "fp32"
-        from gptwo.checkpoint.resolve import resolve_model
+        from gptwo.checkpoint.layout import CONFIG_NAME, has_weights, read_json_object
+        from gptwo.checkpoint.resolve import resolve_config
         from gptwo.infer.formats import formats_of
 
-        return formats_of(resolve_model(arguments.model), engine=engine, dtype=None, kv_dtype=None).weights
+        folder = resolve_config(arguments.model)
+        if not has_weights(folder):  # of the hub: its config alone was fetched
+            fields = read_json_object(folder / CONFIG_NAME)
+            stored = short_dtype(str(fields.get("torch_dtype") or fields.get("dtype") or "fp32"))
+            return stored if stored in ENGINES[engine].dtypes else "fp32"
+        return formats_of(folder, engine=engine, dtype=None, kv_dtype=None).weights
     weights = short_dtype(arguments.dtype)
     if weights not in ENGINES[engine].dtypes:
         raise ConfigError(

@@ -11,10 +11,12 @@ import torch
 from rich.console import Console
 
 from gptwo.base.memory import resident_bytes
+from gptwo.config import PRESETS
 from gptwo.costs import training_flops
 from gptwo.perf.plan import TrainingPlan, plan_training
 from gptwo.perf.plan_text import took_line, training_summary
 from gptwo.perf.target import find_target
+from gptwo.train.finetune_config import FinetuneConfig
 from gptwo.train.memory import memory_bytes
 from gptwo.train.observer import RunStart, TrainResult
 from gptwo.train.setup import require_step_memory
@@ -93,4 +95,7 @@ def plan_run(start: RunStart, *, process_bytes: int, say: Callable[[str], None])
         ranks=start.ranks,
         parallel=config.parallel,
         text_tokens=start.train_tokens,
+        from_scratch=not isinstance(config, FinetuneConfig)
+        and config.model in PRESETS
+        and not start.first_step,
     )

@@ -98,6 +98,7 @@ def plan_training(
     ranks: int = 1,
     parallel: Parallel = "ddp",
     text_tokens: int | None = None,
+    from_scratch: bool = True,
     price_per_hour: float | None = None,
 ) -> TrainingPlan:
     """``steps`` steps of ``batch_tokens`` tokens over ``ranks`` such devices, as ``gptwo train`` would take them.
@@ -105,9 +106,9 @@ def plan_training(
     ``dtype`` "auto" is bf16 where the device has it in hardware. ``micro_batch`` None is what ``gptwo train`` would
     choose in the memory there is, all sequences at once where that is not known. ``adapters`` are parameters trained
     beside a frozen model, whose time is not known. ``process_bytes`` the program itself takes; None is what was
-    measured with the ceilings, if they were. ``price_per_hour`` is of one device. Without a known speed of the device,
-    or of the link between several, there are no times and no cost. ``ConfigError`` for a step that cannot be cut so,
-    and for bf16 on a machine of the table that has none.
+    measured with the ceilings, if they were. ``price_per_hour`` is of one device. No loss is expected but
+    ``from_scratch``. Without a known speed of the device, or of the link between several, there are no times and no
+    cost. ``ConfigError`` for a step that cannot be cut so, and for bf16 on a machine of the table that has none.
     """
     bf16 = target.has_bf16 if dtype == "auto" else dtype == "bf16"
     if bf16 and target.machine is not None and not target.has_bf16:
@@ -193,7 +194,11 @@ def plan_training(
             )
             for name, checkpointed in (("kept", False), ("checkpointed", True))
         },
-        expected_loss=expected_loss(config, tokens=steps * batch_tokens, text_tokens=text_tokens),
+        expected_loss=(
+            expected_loss(config, tokens=steps * batch_tokens, text_tokens=text_tokens)
+            if from_scratch
+            else None
+        ),
     )
     if adapters is not None:
         return plan
