@@ -14,7 +14,8 @@ import torch
 
 from command import command, command_line, done
 from gptwo.config import GPT2Config
-from gptwo.perf.record import KEYS, read_record
+from gptwo.perf.record import KEYS, SCHEMA, read_record
+from gptwo.perf.statistics import summarise
 from gptwo.tokenizer.build import build_byte
 from random_checkpoint import write_random_checkpoint
 
@@ -118,12 +119,46 @@ def test_two_records_fail_only_where_the_intervals_are_apart(folder: Path, tmp_p
 
 
 @pytest.mark.parametrize(
+    "damage",
+    [
+        {"cases": [{}]},
+        {"cases": None},
+        {"model": []},
+        {"environment": 3},
+        {"quiet": None},
+        {"cases": [{"id": "a", "measured": True, "seconds": None}]},
+        {"cases": [{"id": "a", "measured": True, "seconds": {"median": 1.0}}]},
+    ],
+)
+def test_a_damaged_record_is_one_line(damage: dict[str, Any], tmp_path: Path) -> None:
+    whole: dict[str, Any] = {key: {} for key in KEYS}
+    whole |= {
+        "schema": SCHEMA,
+        "model": {"name": "a", "config": {}, "weights": "random"},
+        "cases": [{"id": "a", "measured": True, "seconds": summarise([1.0, 2.0]).to_json()}],
+        "quiet": {"ok": True, "reasons": []},
+    }
+    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
+    good.write_text(json.dumps(whole), encoding="utf-8")
+    done("bench", "compare", good, good)
+    bad.write_text(json.dumps({**whole, **damage}), encoding="utf-8")
+    for pair in ((good, bad), (bad, good), (bad, bad)):
+        line = command("bench", "compare", *pair).error_line()
+        assert line.startswith("DataError: ")
+        assert "bad.json" in line
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("nothing-here",), "nothing-here"),
         (("gpt2", "--engine", "abacus"), "native, torch"),
         (("gpt2", "--device", "cuda:9"), "cuda:9"),
         (("gpt2", "--gpu", "abacus"), "a100"),
+        (("gpt2", "--gpu", "raspberry-pi-5"), "a100"),
+        (("micro", "--threads", "0"), "--threads 0 is not possible; expected 1 to"),
+        (("micro", "--threads", "-1"), "--threads -1 is not possible"),
+        (("micro", "--threads", "100000"), "--threads 100000 is not possible"),
         (("gpt2", "micro"), "expected one"),
         (("compare", "only.json"), "expected two"),
         (("compare", "no.json", "no.json"), "no.json"),

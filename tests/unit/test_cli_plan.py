@@ -157,6 +157,7 @@ def test_memory_that_is_given_decides_what_fits() -> None:
         (("gpt2", "--device", "a100", "--gpus", "2", "--link", "0"), "ConfigError: --link 0 is not possible"),
         (("gpt2", "--device", "a100", "--memory", "0"), "ConfigError: --memory 0 is not possible"),
         (("gpt2", "--device", "i7-10700", "--threads", "0"), "ConfigError: --threads 0 is not possible"),
+        (("gpt2", "--threads", "1000000"), "ConfigError: --threads 1000000 is not possible; expected 1 to"),
         (("nowhere/at/all", "--device", "a100"), "CheckpointError: "),
         (
             ("gpt2", "--device", "a100", "--memory", "much"),

@@ -7,6 +7,8 @@ import os
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+from gptwo.base.errors import ConfigError
+
 # What says which CPUs share a core with one, by the kernel's newer and older name for it.
 _SIBLINGS = ("core_cpus_list", "thread_siblings_list")
 # The limits of a control group, in its second and its first version: of each period, the time that may be used.
@@ -20,6 +22,18 @@ def usable_cores(system: Path = Path("/")) -> int:
     work. A part of a core in a quota counts as one. ``system`` is where ``proc`` and ``sys`` lie.
     """
     return max(1, math.ceil(min(_allowed_cores(system), _granted(system))))
+
+
+def check_threads(threads: int | None) -> None:
+    """``ConfigError`` for a ``--threads`` that cannot be measured with: None is the default, else 1 to all CPUs.
+
+    Threads beyond the CPUs wait for each other's turns, and what takes seconds takes minutes.
+    """
+    most = os.cpu_count() or 1
+    if threads is not None and not 1 <= threads <= most:
+        raise ConfigError(
+            f"--threads {threads} is not possible; expected 1 to {most}, the CPUs of this machine"
+        )
 
 
 def _allowed_cores(system: Path) -> int:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gptwo.base.errors import ConfigError, MissingExtraError
+from gptwo.base.cores import check_threads
+from gptwo.base.errors import ConfigError, DataError, MissingExtraError
 from gptwo.cli.output import INTERRUPTED, print_json
 from gptwo.config import PRESETS
 
@@ -71,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             f"got {len(names)} models ({' '.join(names)}); expected one, or: compare A.json B.json"
         )
+    check_threads(arguments.threads)
     from rich.console import Console
     from rich.progress import MofNCompleteColumn
 
@@ -155,7 +157,14 @@ def _compare(files: list[str], out: str | None) -> int:
         raise ConfigError(
             f"got {len(files)} files to compare; expected two: gptwo bench compare A.json B.json"
         )
-    found = compare(*(read_record(Path(file)) for file in files))
+    records = [read_record(Path(file)) for file in files]
+    try:
+        found = compare(*records)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{files[0]} or {files[1]} is damaged ({type(error).__name__}: {error}); expected two records as "
+            "gptwo bench --json writes them"
+        ) from error
     if out == "-":
         print_json(found.to_json())
     else:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gptwo.base.cores import check_threads
 from gptwo.base.errors import ConfigError, StorageError
 from gptwo.cli.output import print_json
 from gptwo.cli.size import parse_size
@@ -149,7 +150,6 @@ def _check(arguments: argparse.Namespace) -> None:
         "generate",
         "prompt_tokens",
         "slots",
-        "threads",
         "memory",
         "link",
     ):
@@ -157,6 +157,7 @@ def _check(arguments: argparse.Namespace) -> None:
         if value is not None and not 1 <= value <= _MOST:
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"{flag} {value:g} is not possible; expected 1 to {_MOST:g}")
+    check_threads(arguments.threads)
     if arguments.price is not None and not 0 <= arguments.price <= _MOST:
         raise ConfigError(f"--price {arguments.price:g} is not possible; expected 0 to {_MOST:g}")
 

@@ -21,7 +21,7 @@ from gptwo.perf.ceilings import QUIET_DRIFT, Ceilings, cached_ceilings, drift
 from gptwo.perf.crossing import crossing
 from gptwo.perf.environment import BUSY
 from gptwo.perf.figures import case_row, predicted_row
-from gptwo.perf.machines import machine
+from gptwo.perf.machines import gpu as gpu_named
 from gptwo.perf.measuring import STOPPED, Ask, Measuring, Progress, Settings
 from gptwo.perf.paper import paper_rows
 from gptwo.perf.process import ask as ask_worker
@@ -39,7 +39,7 @@ def bench(
     ``KeyboardInterrupt`` while anything is timed ends it with a record of what was found until then (``was_stopped``).
     """
     began = time.perf_counter()
-    machine(settings.gpu)
+    gpu_named(settings.gpu)
     chosen, left_out = contenders(_devices(settings.devices), settings.engines, settings.dtypes)
     with ExitStack() as stack:
         random = settings.model in PRESETS
@@ -100,7 +100,7 @@ def _record(settings: Settings, folder: Path, measuring: Measuring, weights: str
     cpu, gpu = (representative(rows, kind) for kind in ("cpu", "cuda"))
     quicker = quickest(rows, "cpu")
     devices = [_device(name, found, measured=True) for name, found in before.items()]
-    known = machine(settings.gpu)
+    known = gpu_named(settings.gpu)
     if gpu is None:
         on_gpu = Contender(known.name, "torch", "fp32")
         for case in predicted_cases(answers, on_gpu):

@@ -200,6 +200,14 @@ _ALL = (
 MACHINES: dict[str, Machine] = {machine.name: machine for machine in _ALL}
 
 
+def gpu(name: str) -> Machine:
+    """The GPU of that name. ``DeviceError`` for another name, and for a processor's."""
+    names = [known.name for known in MACHINES.values() if known.kind == "cuda"]
+    if name.lower() not in names:
+        raise DeviceError(f"there is no GPU {name!r} among those known; expected one of {', '.join(names)}")
+    return machine(name)
+
+
 def machine(name: str) -> Machine:
     """The machine of that name. ``DeviceError`` lists the names when there is none."""
     if name.lower() not in MACHINES:
