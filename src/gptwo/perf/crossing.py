@@ -21,7 +21,8 @@ class Side:
 
     ``start_s`` is from the shell to a model that is ready; ``forward(batch, tokens)`` one pass; ``prefill(tokens)`` a
     prompt; ``token(past)`` one more token. ``measured`` says whether they are, and ``basis`` what they rest on.
-    ``copy_s`` is of all weights to a device that is predicted.
+    ``copy_s`` is of all weights to a device that is predicted. ``pass_tokens`` are the fewest and the most of a pass
+    that ``forward`` knows of, batch × tokens; None where it knows of any.
     """
 
     device: str
@@ -33,6 +34,11 @@ class Side:
     token: Callable[[int], float]
     basis: tuple[str, ...]
     copy_s: float | None = None
+    pass_tokens: tuple[int, int] | None = None
+
+    def knows(self, batch: int, tokens: int) -> bool:
+        """Whether ``forward`` of these rests on passes as small and as large."""
+        return self.pass_tokens is None or self.pass_tokens[0] <= batch * tokens <= self.pass_tokens[1]
 
 
 def crossing(cpu: Side, gpu: Side, *, context: int, quicker: Side | None = None) -> dict[str, Any]:
@@ -40,10 +46,11 @@ def crossing(cpu: Side, gpu: Side, *, context: int, quicker: Side | None = None)
 
     ``quicker`` is what else writes on the CPU, faster because with fewer bits: its tokens stand beside, as ``also``.
     A point of batch or length is of one pass of a model that is loaded, and ``passes`` of each is from how many such
-    passes on the GPU is first with its start-up counted. A point is None where the GPU never is.
+    passes on the GPU is first with its start-up counted. A point is None where the GPU never is. Only passes that lie
+    between those that were measured are compared.
     """
-    by_batch = [_pass(cpu, gpu, batch, min(LENGTH, context)) for batch in BATCHES]
-    by_length = [_pass(cpu, gpu, 1, tokens) for tokens in LENGTHS if tokens <= context]
+    by_batch = _passes(cpu, gpu, [(batch, min(LENGTH, context)) for batch in BATCHES])
+    by_length = _passes(cpu, gpu, [(1, tokens) for tokens in dict.fromkeys(min(n, context) for n in LENGTHS)])
     text = min(TEXT, context - min(PROMPT, context // 2))
     prompt = min(PROMPT, context // 2)
     on_cpu, on_gpu = (_Writer(side, prompt, text) for side in (cpu, gpu))
@@ -85,13 +92,16 @@ def crossing(cpu: Side, gpu: Side, *, context: int, quicker: Side | None = None)
 
 def _verdict(found: dict[str, Any]) -> str:
     """What a person who must decide wants to know, in two or three sentences."""
-    also, longest = found["also"], found["by_length"][-1]
+    also = found["also"]
     writing = _writing(found["points"]["tokens"], predicted=not found["gpu_measured"])
     quicker = ""
     if also and also["tokens"] != found["points"]["tokens"]:
         again = _writing(also["tokens"], predicted=not found["gpu_measured"])
         engine = also["cpu"].rpartition(", ")[2]
         quicker = f" With {engine} on the CPU: {again[0].lower()}{again[1:]}"
+    if not found["by_length"]:
+        return f"{writing}{quicker}"
+    longest = found["by_length"][-1]
     ratio = longest["cpu_s"] / longest["gpu_s"]
     faster = f"{ratio:,.1f} times faster" if ratio >= 1 else f"{1 / ratio:,.1f} times slower"
     engine, verb = found["cpu"].rpartition(", ")[2], "is" if found["gpu_measured"] else "would be"
@@ -111,6 +121,10 @@ def _writing(tokens: int | None, *, predicted: bool) -> str:
         f"Below {tokens:,} tokens to write the CPU is done first, start-up included; "
         f"from there on the GPU {is_first}."
     )
+
+
+def _passes(cpu: Side, gpu: Side, shapes: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    return [_pass(cpu, gpu, *shape) for shape in shapes if cpu.knows(*shape) and gpu.knows(*shape)]
 
 
 def _pass(cpu: Side, gpu: Side, batch: int, tokens: int) -> dict[str, Any]:

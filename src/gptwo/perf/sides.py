@@ -69,11 +69,12 @@ def measured_side(
         measured=True,
         start_s=start,
         forward=lambda batch, length: forward(batch * length),
+        pass_tokens=(forward.first, forward.last),
         prefill=prefill,
         token=lambda past: float(np.interp(past, places, tokens)),
         basis=(
-            "medians of the cases; between them, straight lines over tokens (logarithms of both for passes); shorter "
-            "passes as long as the shortest, longer ones as long for each token as the longest",
+            "medians of the cases; between them, straight lines over tokens (logarithms of both for passes and "
+            "prompts), and no pass beyond them",
         ),
     )
 
@@ -132,16 +133,21 @@ def is_of(entry: dict[str, Any], one: Contender) -> bool:
 
 
 class _Curve:
-    """Seconds over tokens, straight between the measured points on logarithms of both; beyond them, as per token."""
+    """Seconds over tokens, straight between the measured points on logarithms of both; beyond them, as at the last."""
 
     def __init__(self, points: dict[int, dict[str, Any]]) -> None:
         self._tokens = sorted(points)
         self._seconds = [points[tokens]["seconds"]["median"] for tokens in self._tokens]
 
+    @property
+    def first(self) -> int:
+        """Tokens of the shortest that was measured."""
+        return self._tokens[0]
+
+    @property
+    def last(self) -> int:
+        """Tokens of the longest."""
+        return self._tokens[-1]
+
     def __call__(self, tokens: int) -> float:
-        first, last = self._tokens[0], self._tokens[-1]
-        if tokens > last:
-            return float(self._seconds[-1] * tokens / last)
-        if tokens < first:
-            return float(self._seconds[0])
         return float(np.exp(np.interp(np.log(tokens), np.log(self._tokens), np.log(self._seconds))))

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from gptwo.base.errors import ConfigError
 from gptwo.config import GPT2Config
 from gptwo.infer.engines import ENGINES
+from gptwo.perf.crossing import LENGTHS, PROMPT
 
 # What the others are held against, among the names of contenders.
 REFERENCE = "equations"
@@ -144,8 +145,11 @@ def groups(config: GPT2Config, found: Sequence[Contender], *, quick: bool) -> li
         for batch in batches:
             if batch * _within(C, tokens) <= _LARGEST:
                 add("forward", batch, _within(C, tokens))
-    # The longest pass there is: the paper's is held against it (§7.2).
+    # The shortest and the longest pass that CPU and GPU are compared by; the paper's is held against the longest (§7.2).
+    add("forward", 1, _within(C, min(LENGTHS)))
     add("forward", 1, C)
+    # What CPU and GPU are compared by in writing.
+    add("prefill", 1, min(PROMPT, max(1, C // 2)))
     add("prefill", 1, _within(C, 256))
     for depth in (0, 256, 1000):
         past = min(depth, C - min(decoded, _DEEPEST))

@@ -18,6 +18,7 @@ from gptwo.config import GPT2Config
 from gptwo.costs import forward_flops, parameter_count, training_flops
 from gptwo.perf.bench import bench, was_stopped
 from gptwo.perf.compare import compare
+from gptwo.perf.crossing import PROMPT
 from gptwo.perf.figures import floor
 from gptwo.perf.measuring import STOPPED, Settings
 from gptwo.perf.record import KEYS
@@ -65,6 +66,19 @@ def test_a_record_of_answers(folder: Path) -> None:
     assert [done for done, _, _ in told] == list(range(len(answers.questions)))
     assert told[-1][1] == len(answers.questions)
     assert "Traceback" not in html(record)
+
+
+@pytest.mark.parametrize("given", [None, 3])
+def test_everything_is_measured_with_the_threads_that_the_record_has(
+    folder: Path, given: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gptwo.perf.measuring.usable_cores", lambda: 5)
+    answers = Answers()
+    record = bench(settings(folder, threads=given), ask=answers)
+    expected = given or 5
+    assert record["environment"]["threads"] == expected
+    asked = [question for question in answers.questions if "requests" not in question]
+    assert {request["threads"] for request in (*asked, *answers.requests())} == {expected}
 
 
 def test_nothing_is_timed_before_everything_agrees_and_ceilings_stand_around_it(folder: Path) -> None:
@@ -161,6 +175,20 @@ def test_a_shape_is_predicted_once(folder: Path) -> None:
     predicted = [(case["kind"], case["batch"], case["past"]) for case in found if not case["measured"]]
     decoded = [shape for shape in predicted if shape[0] == "decode"]
     assert len(set(decoded)) == len(decoded) > 1
+
+
+def test_what_is_compared_in_the_crossing_was_measured(folder: Path) -> None:
+    for quick in (True, False):
+        record = bench(settings(folder, quick=quick), ask=Answers())
+        own = [case for case in record["cases"] if case["measured"] and case["engine"] == "native"]
+        passes = [case["batch"] * case["tokens"] for case in own if case["kind"] == "forward"]
+        found = record["crossing"]
+        compared = [point["batch"] * point["tokens"] for point in found["by_length"] + found["by_batch"]]
+        assert min(passes) <= min(compared)
+        assert max(compared) <= max(passes)
+        assert [point["tokens"] for point in found["by_length"]] == [16, 32, 64]
+        prompts = {case["tokens"] for case in own if case["kind"] == "prefill"}
+        assert min(PROMPT, CONFIG.context // 2) in prompts
 
 
 def test_a_record_without_two_sides_has_no_crossing(folder: Path) -> None:
@@ -270,11 +298,11 @@ def test_a_run_that_is_stopped_before_it_timed_anything_has_no_record(folder: Pa
 def test_passes_by_batch_and_by_length_and_one_of_the_whole_context() -> None:
     for quick in (True, False):
         shapes = {(case.batch, case.tokens) for case in of_gpt2(quick=quick) if case.kind == "forward"}
-        assert (1, 1024) in shapes
+        assert {(1, 16), (1, 1024)} <= shapes
         lengths = {tokens for batch, tokens in shapes if batch > 1}
-        batches = {batch for batch, tokens in shapes if tokens < 1024}
+        batches = {batch for batch, tokens in shapes if tokens in lengths}
         grid = {(batch, tokens) for batch in batches for tokens in lengths if batch * tokens <= 2048}
-        assert shapes == grid | {(1, 1024)}
+        assert shapes == grid | {(1, 16), (1, 1024)}
         assert len(batches) > 1
     trained = [case for case in of_gpt2(quick=True) if case.kind == "train"]
     # Both rounds together are enough for intervals to be told apart.
@@ -351,7 +379,7 @@ def test_what_writes_in_fewer_bits_has_a_crossing_of_its_own(folder: Path) -> No
 
 
 def test_the_summary_is_what_a_person_wants_to_know(folder: Path) -> None:
-    record = bench(settings(folder), ask=Answers(drift=-0.2))
+    record = bench(settings(folder, threads=2), ask=Answers(drift=-0.2))
     text = summary(record)
     for part in (
         "on A processor, 2 threads",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from bench_answers import CEILINGS
 
@@ -62,7 +64,19 @@ def test_the_crossing_by_batch_is_where_every_larger_one_is_faster() -> None:
 def test_a_short_context_has_short_texts() -> None:
     found = crossing(side(0.0, 0.001), side(1.0, 0.0001), context=20)
     assert found["text_tokens"] == 10
-    assert [point["tokens"] for point in found["by_length"]] == [16]
+    assert [point["tokens"] for point in found["by_length"]] == [16, 20]
+    tiny = crossing(side(0.0, 0.001), side(1.0, 0.0001), context=8)
+    assert [point["tokens"] for point in tiny["by_length"]] == [8]
+
+
+def test_no_pass_is_compared_that_lies_beyond_those_measured() -> None:
+    cpu = replace(side(0.0, 0.001), pass_tokens=(64, 512))
+    found = crossing(cpu, side(1.0, 0.0001), context=1024)
+    assert [point["tokens"] for point in found["by_length"]] == [64, 128, 256, 512]
+    assert [point["batch"] for point in found["by_batch"]] == [1, 2, 4]
+    nothing = crossing(replace(cpu, pass_tokens=(2048, 2048)), side(1.0, 0.0001), context=1024)
+    assert (nothing["by_length"], nothing["points"]["length"]) == ([], None)
+    assert "In one pass" not in nothing["verdict"]
 
 
 def row(
@@ -98,8 +112,13 @@ def test_a_measured_side_is_its_medians_and_lines_between_them() -> None:
     assert found.start_s == 0.5
     assert found.forward(1, 64) == pytest.approx(0.1)
     assert found.forward(2, 64) == pytest.approx(0.2)
-    assert found.forward(8, 64) == pytest.approx(0.8)
-    assert found.forward(1, 8) == pytest.approx(0.1)
+    assert found.pass_tokens == (64, 256)
+    assert [found.knows(*shape) for shape in ((1, 63), (1, 64), (4, 64), (8, 64))] == [
+        False,
+        True,
+        True,
+        False,
+    ]
     assert [found.token(past) for past in (0, 50, 100, 900)] == pytest.approx([0.010, 0.015, 0.020, 0.020])
 
 
