@@ -50,10 +50,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def environment(device: str = "cpu") -> dict[str, Any]:
+def environment(device: str = "cpu", threads: int | None = None) -> dict[str, Any]:
     """Everything of this machine that a figure on ``device`` depends on; what the system does not say is None.
 
-    Sizes are in bytes, clocks in MHz, power in watts.
+    ``threads`` are those that are measured with, torch's by default. Sizes are in bytes, clocks in MHz, power in watts.
     """
     import psutil
     import torch
@@ -72,6 +72,8 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "commit": commit(),
         "gpu": None,
     }
+    if threads is not None:
+        found["threads"] = threads
     if torch.device(device).type == "cuda":
         found["gpu"] = _gpu(torch.device(device).index or 0)
     return found

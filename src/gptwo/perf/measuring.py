@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gptwo.base.cores import usable_cores
 from gptwo.base.errors import GptwoError
 from gptwo.config import GPT2Config
 from gptwo.perf.ceilings import Ceilings
@@ -50,6 +51,8 @@ class Measuring:
         self._settings, self._folder, self.contenders = settings, folder, contenders
         self._ask, self._progress = ask, progress
         self._devices = list(dict.fromkeys(one.device for one in contenders))
+        # One number for all: else each engine has a default of its own, which OMP_NUM_THREADS changes for some.
+        self._threads = usable_cores() if settings.threads is None else settings.threads
         self._effort = QUICK if settings.quick else FULL
         self._asked = self._total = 0
         self.left_out: list[dict[str, str]] = []
@@ -73,7 +76,9 @@ class Measuring:
 
     def environment(self) -> dict[str, Any]:
         """Of the last device: the GPU, where there is one."""
-        found: dict[str, Any] = self.ask("environment", {"what": "environment", "device": self._devices[-1]})
+        found: dict[str, Any] = self.ask(
+            "environment", {"what": "environment", "device": self._devices[-1], "threads": self._threads}
+        )
         return found
 
     def ceilings_after(self) -> dict[str, Ceilings] | None:
@@ -88,7 +93,7 @@ class Measuring:
 
     def ceilings(self) -> dict[str, Ceilings]:
         """Of every device, measured now."""
-        question = {"what": "ceilings", "threads": self._settings.threads, "quick": self._settings.quick}
+        question = {"what": "ceilings", "threads": self._threads, "quick": self._settings.quick}
         return {
             device: Ceilings.from_json(self.ask(f"ceilings of {device}", {**question, "device": device}))
             for device in self._devices
@@ -107,7 +112,7 @@ class Measuring:
                 "contenders": [list(one) for one in self.contenders],
                 "longest": max(case.past + case.tokens for case in cases),
                 "training": any(case.kind == "train" for case in cases),
-                "threads": self._settings.threads,
+                "threads": self._threads,
             },
         )
         why = _red(rows)
@@ -206,7 +211,7 @@ class Measuring:
         return self._question(case.kind, case.contender, **shape)
 
     def _question(self, what: str, one: Contender, **more: Any) -> dict[str, Any]:
-        place = {"model": str(self._folder), **one._asdict(), "threads": self._settings.threads}
+        place = {"model": str(self._folder), **one._asdict(), "threads": self._threads}
         if what == "train":
             del place["engine"]
         return {"what": what, **place, **more}

@@ -55,7 +55,8 @@ class Answers:
         raise AssertionError("a folder was given")
 
     def _environment(self, question: dict[str, Any]) -> dict[str, Any]:
-        return {"commit": None, "processor": "A processor", "cores": 2, "threads": 2, "gpu": None}
+        threads = question["threads"]
+        return {"commit": None, "processor": "A processor", "cores": 2, "threads": threads, "gpu": None}
 
     def _ceilings(self, question: dict[str, Any]) -> dict[str, Any]:
         factor = 1 + self._drift * self._measured_ceilings

@@ -19,6 +19,7 @@ def test_the_environment_is_json_and_says_what_matters() -> None:
         assert found[name], name
     assert found["gpu"] is None
     assert found["usable_cores"] <= found["cores"]
+    assert environment(threads=7)["threads"] == 7
 
 
 SAID = "570.1, 300.00, 1755, 1980, 2619, Enabled, [N/A]\n"
