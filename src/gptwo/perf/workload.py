@@ -145,7 +145,7 @@ def groups(config: GPT2Config, found: Sequence[Contender], *, quick: bool) -> li
         for batch in batches:
             if batch * _within(C, tokens) <= _LARGEST:
                 add("forward", batch, _within(C, tokens))
-    # The shortest and the longest pass that CPU and GPU are compared by; the paper's is held against the longest (§7.2).
+    # The shortest and the longest pass by which CPU and GPU are compared; the paper's beside the longest (§7.2).
     add("forward", 1, _within(C, min(LENGTHS)))
     add("forward", 1, C)
     # What CPU and GPU are compared by in writing.
