@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -12,13 +14,16 @@ from gptwo.config import GPT2Config
 from gptwo.costs import KVFormat, WeightFormat, forward_flops, kv_block_bytes, parameter_count, serving_memory
 from gptwo.infer.formats import Formats
 from gptwo.kernels.cache import BLOCK
-from gptwo.perf.plan import largest_that_fits, measured_process_bytes
+from gptwo.perf.plan import largest_that_fits
 from gptwo.perf.predict import predict_forward
-from gptwo.perf.target import Target
+from gptwo.perf.target import Target, measured_process_bytes
 
 EngineName = Literal["native", "torch"]
 # Rows of prompts that a server reads in one pass where nobody else is written (serve/writer.py: CHUNK_ALONE).
 _PROMPT_ROWS = 512
+# What keys and values may take at most of what the model leaves: with more the system begins to swap, or ends the
+# process. A server refuses more (serve/kv_budget.py).
+MOST_FOR_KV = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +31,8 @@ class GenerationPlan:
     """Texts of ``new_tokens`` after ``prompt_tokens``, one alone and ``slots`` side by side; None is not known.
 
     ``memory`` has the parts of ``peak_memory_bytes``, with ``kv_tokens`` tokens' keys and values in it. A slot takes
-    ``kv_bytes_per_slot`` for a whole context, and ``largest_slots`` so large would fit, 0 when not one does.
+    ``kv_bytes_per_slot`` for a whole context. ``largest_slots`` so large would fit and leave room, as a server wants it
+    (``MOST_FOR_KV``), 0 when not one does.
     ``prefill_seconds`` is to the first token of a text alone, ``tokens_per_s`` of one text from there on and
     ``tokens_per_s_all_slots`` of all of them together; ``seconds`` is one whole text alone.
     """
@@ -107,7 +113,7 @@ def plan_generation(
     memory, largest_slots = memory_of(slots, kv_tokens), None
     if target.memory_bytes is not None:
         largest_slots = largest_that_fits(
-            lambda n: memory_of(n, n * config.context),
+            lambda n: {"all": with_room_for_kv(memory_of(n, n * config.context))},
             most=target.memory_bytes // (of_token * config.context),
             there=target.memory_bytes,
         )
@@ -161,6 +167,11 @@ def plan_generation(
         seconds=seconds,
         cost=None if price_per_hour is None else price_per_hour * seconds / 3600,
     )
+
+
+def with_room_for_kv(memory: Mapping[str, int]) -> int:
+    """Bytes that must be there for ``memory``, so that its "kv" takes ``MOST_FOR_KV`` of what the rest leaves."""
+    return sum(memory.values()) - memory["kv"] + math.ceil(memory["kv"] / MOST_FOR_KV)
 
 
 def model_memory(config: GPT2Config, *, engine: EngineName, formats: Formats, slots: int) -> dict[str, int]:

@@ -39,6 +39,11 @@ EFFICIENCY: dict[Kind, Efficiency] = {
         "Sizing Up Servers)",
     ),
 }
+# What a program takes of a GPU before it has a model: CUDA's context, the kernels that are loaded, cuBLAS's workspaces.
+# A stated reserve: no data sheet says it, and it was not measured here.
+CUDA_RESERVE = 512 << 20
+# GDDR6 keeps its error correction in itself: 15 of a T4's 16 GiB are there, 22.5 of an L4's 24, 45 of an L40S's 48.
+_LEFT_BY_ECC = 15 / 16
 # A CPU's int8 products over its fp32 ones, where it has integer dot products: prefill in docs/performance.md.
 _INT8_BY_FP32 = 2.3
 # No data sheet says what an operation costs beside its arithmetic. These are of the order that PyTorch's dispatch and
@@ -53,8 +58,9 @@ _PRODUCTS = ("attention.qkv", "attention.output", "mlp.up", "mlp.down", "head")
 class Machine:
     """One device, by its data sheet: peaks of dense products (no sparsity) by dtype, and of reading its memory.
 
-    ``link_bytes_per_s`` goes from one to another of its kind, in one direction. ``memory_bytes`` is None where any
-    may be there. On a GPU "tf32" is what training has for fp32. A dtype that is not in hardware is not there.
+    ``link_bytes_per_s`` goes from one to another of its kind, in one direction. ``memory_bytes`` a program may have;
+    None is as much as anyone has put in. On a GPU "tf32" is what training has for fp32. A dtype that is not in hardware
+    is not there.
     """
 
     name: str
@@ -109,14 +115,15 @@ def _gpu(  # noqa: PLR0917 - a line of the table
     source: str,
     *,
     fp16: float | None = None,
+    ecc: bool = False,
 ) -> Machine:
-    """TFLOP/s (TOP/s in int8), and GB/s of the link. ``fp16`` None is as fast as bf16."""
+    """TFLOP/s (TOP/s in int8), and GB/s of the link. ``fp16`` None is as fast as bf16. ``ecc`` takes of the memory."""
     peaks = {"fp32": fp32, "tf32": tf32, "bf16": bf16, "fp16": fp16 or bf16, "int8": int8}
     return Machine(
         name=name,
         title=title,
         kind="cuda",
-        memory_bytes=gib << 30,
+        memory_bytes=int((gib << 30) * (_LEFT_BY_ECC if ecc else 1)),
         flops_per_s={dtype: tera * 1e12 for dtype, tera in peaks.items() if tera is not None},
         read_bytes_per_s=terabytes_per_s * 1e12,
         link_bytes_per_s=link * 1e9,
@@ -175,10 +182,10 @@ _ALL = (
     _gpu("h100-pcie", "NVIDIA H100 PCIe 80 GB",   80, 2.0,   51.2, 378,   756.5,  1513,   64, _H100),
     _gpu("a100",      "NVIDIA A100 SXM 80 GB",    80, 2.039, 19.5, 156,   312,    624,   300, _A100),
     _gpu("a100-40gb", "NVIDIA A100 SXM 40 GB",    40, 1.555, 19.5, 156,   312,    624,   300, _A100),
-    _gpu("l40s",      "NVIDIA L40S 48 GB",        48, 0.864, 91.6, 183,   362.05, 733,    32, _L40S),
-    _gpu("l4",        "NVIDIA L4 24 GB",          24, 0.3,   30.3, 60,    121,    242.5,  32, _L4),
-    _gpu("a10",       "NVIDIA A10 24 GB",         24, 0.6,   31.2, 62.5,  125,    250,    32, _A10),
-    _gpu("t4",        "NVIDIA T4 16 GB",          16, 0.32,  8.1,  None,  None,   130,    16, _T4, fp16=65),
+    _gpu("l40s",      "NVIDIA L40S 48 GB",        48, 0.864, 91.6, 183,   362.05, 733,    32, _L40S, ecc=True),
+    _gpu("l4",        "NVIDIA L4 24 GB",          24, 0.3,   30.3, 60,    121,    242.5,  32, _L4, ecc=True),
+    _gpu("a10",       "NVIDIA A10 24 GB",         24, 0.6,   31.2, 62.5,  125,    250,    32, _A10, ecc=True),
+    _gpu("t4",        "NVIDIA T4 16 GB",          16, 0.32,  8.1,  None,  None,   130,    16, _T4, fp16=65, ecc=True),
     _gpu("v100",      "NVIDIA V100 SXM2 32 GB",   32, 0.9,   15.7, None,  None,   62.8,  150, _V100, fp16=125),
     _gpu("rtx4090",   "NVIDIA RTX 4090 24 GB",    24, 1.008, 82.6, 82.6,  165.2,  660.6,  32, _ADA),
     _gpu("rtx3090",   "NVIDIA RTX 3090 24 GB",    24, 0.936, 35.6, 35.6,  71,     284,    32, _GA102),

@@ -19,7 +19,7 @@ from gptwo.costs import (
 from gptwo.perf.communication import Communication, Parallel, communication
 from gptwo.perf.expected_loss import ExpectedLoss, expected_loss
 from gptwo.perf.predict import Prediction, predict_training_step
-from gptwo.perf.target import Target
+from gptwo.perf.target import Target, measured_process_bytes
 from gptwo.train.micro_batch import derive_micro_batch, sequences_per_step, step_memory
 
 
@@ -272,11 +272,6 @@ def _largest_micro_batch(memory_of: Callable[[int], dict[str, int]], *, share: i
     while sum(memory_of(2 * most).values()) <= free:
         most *= 2
     return largest_that_fits(memory_of, most=2 * most, there=free, least=most)
-
-
-def measured_process_bytes(target: Target, what: str) -> int:
-    """What a program takes beside its model, to "train" or of an engine, if that was measured; else 0."""
-    return target.measured.process_bytes.get(what, 0) if target.measured else 0
 
 
 def largest_that_fits(

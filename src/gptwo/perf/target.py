@@ -10,7 +10,7 @@ from gptwo.base.memory import free_memory_bytes
 from gptwo.infer.engines import has_accelerator
 from gptwo.perf.ceilings import Ceilings, cached_ceilings
 from gptwo.perf.environment import processor
-from gptwo.perf.machines import Machine, machine
+from gptwo.perf.machines import CUDA_RESERVE, Machine, machine
 
 _HERE = ("auto", "cpu", "cuda", "mps")
 
@@ -74,6 +74,16 @@ def find_target(
         memory_bytes=found.memory_bytes if memory_bytes is None else memory_bytes,
         link_bytes_per_s=found.link_bytes_per_s if link_bytes_per_s is None else link_bytes_per_s,
     )
+
+
+def measured_process_bytes(target: Target, what: str) -> int:
+    """What a program takes beside its model, to "train" or of an engine; 0 where that is not known.
+
+    Measured on a CPU that is here; ``CUDA_RESERVE`` on a GPU that is not. On one that is here it is taken already.
+    """
+    if target.kind != "cpu":
+        return CUDA_RESERVE if target.machine else 0
+    return target.measured.process_bytes.get(what, 0) if target.measured else 0
 
 
 def _ceilings(

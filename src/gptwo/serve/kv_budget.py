@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from gptwo.base.errors import ConfigError
 from gptwo.base.memory import require_memory
 from gptwo.base.units import in_units
+from gptwo.perf.generation_plan import MOST_FOR_KV
 from gptwo.serve.settings import ServeSettings
 
 # Of the memory that the model leaves free. A quarter leaves room for the machine's other work and for what grows beside
 # the cache: logits, requests.
 _SHARE = 0.25
-# What may be asked for at most; more than this and the system begins to swap, or ends the process.
-_MOST = 0.8
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,12 @@ def _require_room(
     free_bytes: int,
     left: int,
 ) -> None:
-    most = int(_MOST * left) // bytes_per_token
+    most = int(MOST_FOR_KV * left) // bytes_per_token
     if most < context:
         # What one text may take at most is a part of what there must be.
-        one_text = {f"a text of {context:,} tokens and some room": int(context * bytes_per_token / _MOST)}
+        one_text = {
+            f"a text of {context:,} tokens and some room": int(context * bytes_per_token / MOST_FOR_KV)
+        }
         require_memory(
             "serving this model",
             {**model_bytes, **one_text},

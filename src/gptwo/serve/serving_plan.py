@@ -17,8 +17,7 @@ from gptwo.perf.generation_plan import (
     model_memory,
     plan_generation,
 )
-from gptwo.perf.plan import measured_process_bytes
-from gptwo.perf.target import find_target
+from gptwo.perf.target import find_target, measured_process_bytes
 from gptwo.serve.kv_budget import KVBudget, kv_budget
 from gptwo.serve.settings import ServeSettings
 

@@ -35,6 +35,13 @@ def test_a_cpu_s_peak_is_cores_times_clock_times_lanes() -> None:
     )
 
 
+def test_error_correction_takes_a_sixteenth_where_the_memory_keeps_it() -> None:
+    there = {name: machine(name).memory_bytes for name in ("t4", "l4", "a10", "l40s", "rtx4090", "a100")}
+    assert {name: (size or 0) / 2**30 for name, size in there.items()} == {
+        "t4": 15, "l4": 22.5, "a10": 22.5, "l40s": 45, "rtx4090": 24, "a100": 80,
+    }  # fmt: skip
+
+
 def test_what_has_no_bf16_says_none() -> None:
     assert "bf16" not in machine("t4").flops_per_s
     assert "bf16" not in machine("v100").ceilings(training=True).matmul_flops_per_s

@@ -12,11 +12,14 @@ from gptwo.config import PRESETS
 from gptwo.costs import forward_flops, training_flops
 from gptwo.infer.formats import Formats
 from gptwo.perf import target as target_module
-from gptwo.perf.generation_plan import plan_generation
+from gptwo.perf.generation_plan import kv_token_bytes, model_memory, plan_generation
+from gptwo.perf.machines import CUDA_RESERVE
 from gptwo.perf.plan import TrainingPlan, largest_that_fits, plan_training
 from gptwo.perf.plan_text import generation_lines, took_line, training_lines, training_summary
 from gptwo.perf.predict import predict_forward, predict_training_step
 from gptwo.perf.target import Target, find_target
+from gptwo.serve.kv_budget import kv_budget
+from gptwo.serve.settings import ServeSettings
 from gptwo.train.observer import Took
 
 GPT2 = PRESETS["gpt2"]
@@ -181,12 +184,44 @@ def test_the_largest_number_of_slots_fits_and_one_more_does_not() -> None:
     small = dataclasses.replace(A100, memory_bytes=(peak(9) + peak(10)) // 2)
     plan = generated(small, engine="torch", slots=2)
     assert plan.kv_bytes_per_slot == 1024 * 12 * 2 * 768 * 4
-    assert plan.largest_slots == 9
-    assert "; 9 would fit" in "".join(generation_lines(plan))
+    # A fifth of what the model leaves stays free.
+    assert plan.largest_slots == 7
+    assert "; 7 would fit" in "".join(generation_lines(plan))
     unknown = dataclasses.replace(A100, memory_bytes=None)
     assert generated(unknown, engine="torch").largest_slots is None
     full = generated(dataclasses.replace(A100, memory_bytes=1 << 20), engine="torch")
     assert (full.largest_slots, full.fits) == (0, False)
+
+
+def test_a_server_takes_as_many_slots_as_the_plan_says_and_no_more() -> None:
+    free = 2_000_000_000
+    pi = find_target("raspberry-pi-5", memory_bytes=free)
+    slots = generated(pi).largest_slots
+
+    def served(slots: int) -> int:
+        formats = Formats("fp32", "fp32")
+        settings = ServeSettings(slots=slots, kv_tokens=slots * 1024)
+        return kv_budget(
+            settings,
+            context=1024,
+            bytes_per_token=kv_token_bytes(GPT2, engine="native", formats=formats),
+            model_bytes=model_memory(GPT2, engine="native", formats=formats, slots=slots),
+            free_bytes=free,
+            paged=True,
+        ).slots
+
+    assert 1 < slots < 64
+    assert served(slots) == slots
+    with pytest.raises(ConfigError, match="expected at most"):
+        served(slots + 1)
+
+
+def test_a_gpu_that_is_not_here_has_cuda_in_its_memory() -> None:
+    assert planned().memory["process"] == CUDA_RESERVE == 512 << 20
+    assert generated(A100, engine="torch").memory["process"] == CUDA_RESERVE
+    assert generated(find_target("raspberry-pi-5")).memory["process"] == 0
+    here = Target(device="cuda:0", title="a GPU", memory_bytes=1 << 34, has_bf16=True)
+    assert planned(here).memory["process"] == 0, "the context is there when free memory is looked at"
 
 
 def test_fewer_bits_are_fewer_bytes_and_more_tokens() -> None:
