@@ -12,6 +12,7 @@ import torch
 
 from gptwo.config import GPT2Config
 from gptwo.infer.engines import load_engine
+from gptwo.kernels.top import Top
 from gptwo.model import GPT2
 from gptwo.perf import agreement as module
 from gptwo.perf.agreement import agreement
@@ -96,6 +97,36 @@ def test_a_cache_that_is_off_by_one_is_red_in_decoding_alone(
         engine.start = started
 
     monkeypatch.setattr(module, "load_engine", damaged(shift))
+    rows = agreement(folder, [TORCH], longest=50, training=False, threads=1)
+    assert {row["what"]: row["ok"] for row in rows} == {"forward": True, "prefill": True, "decode": False}
+
+
+@pytest.mark.parametrize("lie", ["id", "logit"])
+def test_a_step_that_is_timed_and_lies_is_red_in_decoding_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, lie: str
+) -> None:
+    def lies(engine: Any) -> None:
+        start = engine.start
+
+        def started(**named: Any) -> Any:
+            session = start(**named)
+            read_top = session.read_top
+
+            def lying(*arguments: Any) -> list[Top]:
+                tops = read_top(*arguments)
+                moved = (
+                    {"ids_nk": (tops[-1].ids_nk + 1) % CONFIG.vocab_size}
+                    if lie == "id"
+                    else {"logits_nk": tops[-1].logits_nk + 0.1}
+                )
+                return [*tops[:-1], tops[-1]._replace(**moved)]
+
+            session.read_top = lying
+            return session
+
+        engine.start = started
+
+    monkeypatch.setattr(module, "load_engine", damaged(lies))
     rows = agreement(folder, [TORCH], longest=50, training=False, threads=1)
     assert {row["what"]: row["ok"] for row in rows} == {"forward": True, "prefill": True, "decode": False}
 

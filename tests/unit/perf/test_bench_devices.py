@@ -102,6 +102,7 @@ def test_what_agreement_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(agreement, "load_engine", lambda *place, **named: bench._engine)
     texts = [np.arange(12), np.arange(8)]
     found = agreement._of_engine(Path(), Contender("cuda:0", "torch", "fp32"), texts, None)
+    assert isinstance(found.pop("top"), float)
     assert {what: logits.shape for what, logits in found.items()} == {
         "prefill": (2, 257),
         "decode": (2, 3, 257),
