@@ -119,6 +119,23 @@ def test_two_records_fail_only_where_the_intervals_are_apart(folder: Path, tmp_p
 
 
 @pytest.mark.parametrize(
+    ("flag", "name"),
+    [("--json", "none/a.json"), ("--html", "none/a.html"), ("--json", "."), ("--png", "file/plots")],
+)
+def test_what_cannot_be_written_is_said_before_anything_is_measured(
+    flag: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("it was measured")
+
+    monkeypatch.setattr("gptwo.perf.bench.bench", never)
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    line = command("bench", "micro", flag, tmp_path / name).error_line()
+    assert line.startswith("StorageError: cannot ")
+    assert str(tmp_path) in line
+
+
+@pytest.mark.parametrize(
     "damage",
     [
         {"cases": [{}]},

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gptwo.base.cores import check_threads
-from gptwo.base.errors import ConfigError, DataError, MissingExtraError
+from gptwo.base.errors import ConfigError, DataError, MissingExtraError, StorageError
 from gptwo.cli.output import INTERRUPTED, print_json
 from gptwo.config import PRESETS
 
@@ -82,8 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gptwo.perf.record import write_json, write_text
     from gptwo.perf.summary import summary
 
-    if arguments.html is not None or arguments.png is not None:
-        _require_report()
+    _require_outputs(arguments)
     settings = Settings(
         model=names[0],
         devices=_names(arguments.device),
@@ -137,9 +136,21 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _require_report() -> None:
-    """Before a minute of measuring, not after it."""
-    if importlib.util.find_spec("jinja2") is None:
+def _require_outputs(arguments: argparse.Namespace) -> None:
+    """What the files need and where they go, before minutes of measuring and not after them."""
+    from gptwo.perf.record import require_writable
+
+    for file in (arguments.json, arguments.html):
+        if file not in (None, "-"):
+            require_writable(Path(file))
+    if arguments.png is not None:
+        try:
+            Path(arguments.png).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"cannot make {arguments.png}: {error.strerror or error}; give --png another path"
+            ) from error
+    if (arguments.html or arguments.png) and importlib.util.find_spec("jinja2") is None:
         raise MissingExtraError(
             "the report needs jinja2; install it with: pip install 'gptwo[serve]', or use --json"
         )

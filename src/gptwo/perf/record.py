@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,19 @@ KEYS = (
 def write_json(value: dict[str, Any], path: Path) -> None:
     """Write a record, or what ``compare`` found; errors as ``write_text``."""
     write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", path)
+
+
+def require_writable(path: Path) -> None:
+    """``StorageError`` for a file that ``write_text`` could not write, before minutes of measuring for it."""
+    if path.is_dir():
+        why = "it is a folder"
+    elif not path.parent.is_dir():
+        why = f"there is no folder {path.parent}"
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        why = "that is not allowed"
+    else:
+        return
+    raise StorageError(f"cannot write {path}: {why}; give another path")
 
 
 def write_text(text: str, path: Path) -> None:
