@@ -6,11 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from gptwo.base.errors import ConfigError
-from gptwo.perf.statistics import Summary, separated
+from gptwo.perf.ceilings import QUIET_DRIFT, Ceilings, drift
+from gptwo.perf.statistics import LEAST_TO_SEPARATE, Summary, separated
 from gptwo.perf.summary import duration
 
 # What makes two machines two, of the environment's keys.
 _MACHINE = ("processor", "cores", "threads", "memory_bytes", "gpu", "torch", "python")
+
+Verdict = Literal["slower", "faster", "no difference", "too few samples"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Compared:
     before_s: float
     after_s: float
     ratio: float
-    verdict: Literal["slower", "faster", "no difference"]
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,16 @@ class Comparison:
         """What is slower and outside both intervals: the reason to fail."""
         return tuple(row for row in self.rows if row.verdict == "slower")
 
+    @property
+    def undecided(self) -> tuple[Compared, ...]:
+        """What too few samples say nothing of."""
+        return tuple(row for row in self.rows if row.verdict == "too few samples")
+
     def to_json(self) -> dict[str, Any]:
         """As ``gptwo bench compare --json`` writes it."""
         return {
             "slower": len(self.slower),
+            "undecided": len(self.undecided),
             "notes": list(self.notes),
             "cases": [asdict(row) for row in self.rows],
         }
@@ -52,14 +61,16 @@ class Comparison:
             lines.append(f"{row.id:54} {times}  {row.verdict}")
         lines += [f"note: {note}" for note in self.notes]
         total = len(self.rows)
-        lines.append(f"{len(self.slower)} of {total} slower outside the 95% intervals")
+        undecided = f"; of {len(self.undecided)} there are too few samples to tell" if self.undecided else ""
+        lines.append(f"{len(self.slower)} of {total} slower outside the 95% intervals{undecided}")
         return "\n".join(lines)
 
 
 def compare(before: dict[str, Any], after: dict[str, Any]) -> Comparison:
     """``after`` held against ``before``, case by case.
 
-    A case is slower or faster only where the two 95% intervals of the median do not touch. Raises ``ConfigError`` for
+    A case is slower or faster only where the two 95% intervals of the median do not touch; of fewer than four samples
+    in either that cannot be told. What both have of starts is compared like a case. Raises ``ConfigError`` for
     records of different models or of different cases: those are not comparable.
     """
     for key in ("name", "config", "weights"):
@@ -77,7 +88,12 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> Comparison:
         )
     if not first:
         raise ConfigError("the records have no measured case; expected some: see their left_out")
-    rows = tuple(_compared(id_, first[id_], second[id_]) for id_ in first)
+    starts = _starts(before), _starts(after)
+    pairs = {
+        **{id_: (first[id_], second[id_]) for id_ in first},
+        **{id_: (starts[0][id_], starts[1][id_]) for id_ in starts[0] if id_ in starts[1]},
+    }
+    rows = tuple(_compared(id_, *pair) for id_, pair in pairs.items())
     return Comparison(rows, tuple(_notes(before, after)))
 
 
@@ -85,10 +101,19 @@ def _measured(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {case["id"]: case["seconds"] for case in record["cases"] if case["measured"]}
 
 
+def _starts(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
+        f"start/{entry['device']}/{entry['engine']}/{entry['dtype']}": entry["total"]
+        for entry in record["initialisation"]
+    }
+
+
 def _compared(id_: str, first: dict[str, Any], second: dict[str, Any]) -> Compared:
     before, after = Summary.from_json(first), Summary.from_json(second)
-    verdict: Literal["slower", "faster", "no difference"] = "no difference"
-    if separated(before, after):
+    verdict: Verdict = "no difference"
+    if min(before.n, after.n) < LEAST_TO_SEPARATE:
+        verdict = "too few samples"
+    elif separated(before, after):
         verdict = "slower" if after.median > before.median else "faster"
     return Compared(id_, before.median, after.median, after.median / before.median, verdict)
 
@@ -99,6 +124,12 @@ def _notes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     for key in _MACHINE:
         if one.get(key) != other.get(key):
             notes.append(f"the machines differ: {key} is {one.get(key)} and {other.get(key)}")
+    for entry in before["ceilings"]:
+        same = next((later for later in after["ceilings"] if later["device"] == entry["device"]), None)
+        moved = drift(*(Ceilings.from_json(found["before"]) for found in (entry, same))) if same else {}
+        far = [f"{name} by {share:+.0%}" for name, share in moved.items() if abs(share) > QUIET_DRIFT]
+        if far:
+            notes.append(f"the ceilings of {entry['device']} differ: {', '.join(far)}")
     for which, record in (("first", before), ("second", after)):
         notes += [
             f"the {which} record is not of a quiet machine: {why}" for why in record["quiet"]["reasons"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bench_answers import CEILINGS
 
 from command import command
 from gptwo.base.errors import ConfigError, DataError
@@ -25,6 +27,8 @@ def record(**samples: list[float]) -> dict[str, Any]:
         "model": {"name": "gpt2", "config": {"n_layer": 12}, "weights": "random, seed 0"},
         "environment": {"processor": "A", "cores": 2, "threads": 2, "torch": "2.13"},
         "quiet": {"ok": True, "reasons": []},
+        "ceilings": [{"device": "cpu", "before": CEILINGS.to_json()}],
+        "initialisation": [],
         "cases": [
             {"id": name, "measured": True, "seconds": summarise(taken).to_json()}
             for name, taken in samples.items()
@@ -41,7 +45,7 @@ def record(**samples: list[float]) -> dict[str, Any]:
         (SLOW, FAST, "faster"),
         (FAST, NEAR, "no difference"),
         (FAST, FAST, "no difference"),
-        (FAST[:3], SLOW[:3], "no difference"),  # of three each, one in ten pairs of equals looks like this
+        (FAST[:3], SLOW[:3], "too few samples"),  # of three each, one in ten pairs of equals looks like this
     ],
 )
 def test_only_intervals_that_are_apart_are_a_difference(
@@ -64,6 +68,26 @@ def test_other_models_and_other_cases_are_refused() -> None:
         compare(first, record(decode=FAST, train=FAST))
     with pytest.raises(ConfigError, match="no measured case"):
         compare(record(), record())
+
+
+def test_what_cannot_be_told_is_counted_and_starts_are_compared() -> None:
+    first, second = record(forward=FAST[:2]), record(forward=SLOW[:2])
+    for found, taken in ((first, FAST), (second, SLOW)):
+        place = {"device": "cpu", "engine": "torch", "dtype": "fp32"}
+        found["initialisation"] = [{**place, "total": summarise(taken).to_json()}]
+    compared = compare(first, second)
+    assert {row.id: row.verdict for row in compared.rows} == {
+        "forward": "too few samples", "start/cpu/torch/fp32": "slower"
+    }  # fmt: skip
+    assert compared.to_json()["undecided"] == 1
+    assert compared.text().splitlines()[-1].endswith("; of 1 there are too few samples to tell")
+
+
+def test_ceilings_that_differ_are_said() -> None:
+    first, second = record(decode=FAST), record(decode=FAST)
+    slower = replace(CEILINGS, read_bytes_per_s=0.6 * CEILINGS.read_bytes_per_s)
+    second["ceilings"][0]["before"] = slower.to_json()
+    assert compare(first, second).notes == ("the ceilings of cpu differ: read by -40%",)
 
 
 def test_other_machines_and_noise_are_said() -> None:
