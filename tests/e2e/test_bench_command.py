@@ -143,6 +143,7 @@ def test_what_cannot_be_written_is_said_before_anything_is_measured(
         {"model": []},
         {"environment": 3},
         {"quiet": None},
+        {"initialisation": [{"total": 1}]},
         {"cases": [{"id": "a", "measured": True, "seconds": None}]},
         {"cases": [{"id": "a", "measured": True, "seconds": {"median": 1.0}}]},
     ],
@@ -154,6 +155,8 @@ def test_a_damaged_record_is_one_line(damage: dict[str, Any], tmp_path: Path) ->
         "model": {"name": "a", "config": {}, "weights": "random"},
         "cases": [{"id": "a", "measured": True, "seconds": summarise([1.0, 2.0]).to_json()}],
         "quiet": {"ok": True, "reasons": []},
+        "ceilings": [],
+        "initialisation": [],
     }
     good, bad = tmp_path / "good.json", tmp_path / "bad.json"
     good.write_text(json.dumps(whole), encoding="utf-8")

@@ -29,6 +29,9 @@ from gptwo.perf.record import SCHEMA
 from gptwo.perf.sides import measured_side, predicted_side, quickest, representative
 from gptwo.perf.workload import Contender, contenders, predicted_cases
 
+# A prediction from ceilings that have moved by more than this since says nothing of this run.
+_SAME = 0.10
+
 
 def bench(
     settings: Settings, *, ask: Ask = ask_worker, progress: Progress = lambda *_: None
@@ -88,14 +91,16 @@ def _record(settings: Settings, folder: Path, measuring: Measuring, weights: str
     energy = measuring.energy()
     after = measuring.ceilings_after()
     drifts = {device: drift(before[device], after[device]) for device in before} if after else {}
-    known_speeds = {
+    earlier = {
         device: cached_ceilings(device, settings.threads, measure=False) if found.speeds is None else None
         for device, found in before.items()
     }
-    rows = [
-        case_row(config, case, found, before[case.contender.device], known_speeds[case.contender.device])
-        for case, found in answers.items()
-    ]
+    rests_on = {device: _rests_on(earlier[device], found) for device, found in before.items()}
+    rows = []
+    for case, found in answers.items():
+        device = case.contender.device
+        row = case_row(config, case, found, before[device], earlier[device])
+        rows.append(row if rests_on[device]["holds"] else {**row, "predicted_s": None})
 
     cpu, gpu = (representative(rows, kind) for kind in ("cpu", "cuda"))
     quicker = quickest(rows, "cpu")
@@ -137,6 +142,7 @@ def _record(settings: Settings, folder: Path, measuring: Measuring, weights: str
                 "before": before[device].to_json(),
                 "after": after[device].to_json() if after else None,
                 "drift": drifts.get(device),
+                "plan_from": rests_on[device],
             }
             for device in before
         ],
@@ -147,6 +153,20 @@ def _record(settings: Settings, folder: Path, measuring: Measuring, weights: str
         "crossing": crossed,
         "energy": energy,
         "paper": paper,
+    }
+
+
+def _rests_on(earlier: Ceilings | None, now: Ceilings) -> dict[str, Any]:
+    """What predictions are made from: ceilings of an earlier time, where those of now lack speeds of operations.
+
+    They do not hold where any product or reading memory has moved by more than ``_SAME`` since.
+    """
+    moved = {} if earlier is None else {**drift(earlier, now)}
+    moved.pop("copy", None)
+    return {
+        "measured_at": (earlier or now).measured_at,
+        "moved": moved,
+        "holds": all(abs(share) <= _SAME for share in moved.values()),
     }
 
 

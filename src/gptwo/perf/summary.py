@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+from gptwo.perf.statistics import LEAST_FOR_INTERVAL
+
 _KINDS = {
     "decode": "writing, one more token",
     "prefill": "reading a prompt",
@@ -26,10 +28,13 @@ def summary(record: dict[str, Any]) -> str:
         if cases:
             lines += [
                 "",
-                f"{title:28} {'':18} {'median':>8}  {'95% interval':>19}  {'tokens/s':>8}  "
+                f"{title:28} {'':18} {'median':>8}  {'95% interval':>19}  {'n':>5}  {'tokens/s':>8}  "
                 f"{'share':>5}  {'bound by':10}  {'memory':>8}",
                 *map(_case, cases),
             ]
+    lines += ["", f"n samples; of fewer than {LEAST_FOR_INTERVAL} the interval is their range"]
+    if record["quick"]:
+        lines += ["memory: at most so much, as the cases of an engine share a process in --quick"]
     lines += [*_paper(record), ""]
     if record["crossing"]:
         lines += [*_wrapped("CPU or GPU", record["crossing"]["verdict"])]
@@ -40,6 +45,8 @@ def summary(record: dict[str, Any]) -> str:
         lines += _wrapped("from the shell to the first token", ", ".join(starts))
     for entry in record["ceilings"]:
         lines += _wrapped(f"ceilings of {entry['device']}", _ceilings(entry["before"]))
+        if not entry["plan_from"]["holds"]:
+            lines += _wrapped("no plan", outdated(entry))
     agree = sum(row["ok"] for row in record["agreement"])
     lines.append(f"agreement: {agree} of {len(record['agreement'])} comparisons within what rounding allows")
     energy = record["energy"]
@@ -68,7 +75,7 @@ def _case(case: dict[str, Any]) -> str:
         shape = f"{case['batch']}×{case['tokens']:,}"
     shape += ", text" if case["with_text"] else ""
     return (
-        f"  {_contender(case):26} {shape:18} {duration(seconds['median']):>8}  {interval:>19}  "
+        f"  {_contender(case):26} {shape:18} {duration(seconds['median']):>8}  {interval:>19}  {seconds['n']:5,}  "
         f"{case['tokens_per_s']:8,.0f}  {case['share']:5.0%}  {case['bound_by']:10}  "
         f"{case['peak_memory_bytes'] / 1e6:5,.0f} MB"
     )
@@ -104,6 +111,16 @@ def _paper(record: dict[str, Any]) -> list[str]:
             for row in rows
         ),
     ]
+
+
+def outdated(entry: dict[str, Any]) -> str:
+    """Why the plan's seconds are left out, of an entry of ``ceilings`` whose ``plan_from`` does not hold."""
+    found = entry["plan_from"]
+    moved = ", ".join(f"{name} by {share:+.0%}" for name, share in found["moved"].items())
+    return (
+        f"the speeds that gptwo plan has of {entry['device']} are of {found['measured_at']}; its ceilings have moved "
+        f"since ({moved})"
+    )
 
 
 def _ceilings(found: dict[str, Any]) -> str:

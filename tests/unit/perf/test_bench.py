@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -307,6 +308,27 @@ def test_passes_by_batch_and_by_length_and_one_of_the_whole_context() -> None:
     trained = [case for case in of_gpt2(quick=True) if case.kind == "train"]
     # Both rounds together are enough for intervals to be told apart.
     assert [QUICK.rounds * QUICK.samples(case) for case in trained] == [LEAST_TO_SEPARATE]
+
+
+@pytest.mark.parametrize(
+    ("factor", "holds"), [(1.0, True), (1.08, True), (0.8, False), (2.0, False), (None, True)]
+)
+def test_a_plan_from_ceilings_that_have_moved_is_left_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, factor: float | None, holds: bool
+) -> None:
+    earlier = factor and replace(
+        CEILINGS, read_bytes_per_s=factor * CEILINGS.read_bytes_per_s, measured_at="2020-01-01T00:00:00+00:00"
+    )
+    monkeypatch.setattr("gptwo.perf.bench.cached_ceilings", lambda *_, **__: earlier)
+    record = bench(settings(folder), ask=Answers())
+    found = record["ceilings"][0]["plan_from"]
+    assert found["holds"] is holds
+    assert found["measured_at"][:4] == ("2020" if factor else "2026")
+    plain = [case for case in record["cases"] if case["measured"] and not case["with_text"]]
+    assert plain
+    assert all((case["predicted_s"] is not None) is holds for case in plain)
+    assert ("no plan: " in summary(record)) is not holds
+    assert ("2020-01-01" in html(record)) is bool(factor)
 
 
 def test_what_a_quick_run_leaves_out_is_said(folder: Path) -> None:

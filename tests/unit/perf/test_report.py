@@ -208,7 +208,7 @@ def test_pngs(record: dict[str, Any], tmp_path: Path) -> None:
         (words.distance(0.0731), "0.073"),
         (words.distance(None), "no number"),
         (words.share(0.834), "83%"),
-        (words.interval({"low": 0.0009, "high": 0.0011}), "900 µs – 1.1 ms"),
+        (words.interval({"low": 0.0009, "high": 0.0011, "n": 9}), "900 µs – 1.1 ms, n = 9"),
     ],
 )
 def test_words(written: str, expected: str) -> None:

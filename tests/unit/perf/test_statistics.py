@@ -17,6 +17,12 @@ def test_the_summary_of_a_few_samples() -> None:
     assert found.p95 == pytest.approx(np.percentile([1, 2, 3, 10], 95))
 
 
+def test_an_interval_takes_six_samples() -> None:
+    few, enough = [3.0, 1.0, 2.0, 10.0, 4.0], list(map(float, range(100)))
+    assert (summarise(few).low, summarise(few).high) == (1.0, 10.0)
+    assert 0 < summarise(enough).low < summarise(enough).high < 99
+
+
 def test_the_interval_holds_the_true_median_as_often_as_it_says() -> None:
     generator = np.random.default_rng(1)
     held = sum(

@@ -13,6 +13,7 @@ from gptwo.perf.report import words
 from gptwo.perf.report.figure import Plot, png, svg
 from gptwo.perf.report.lines import label, ordered, predicted_label
 from gptwo.perf.report.plots import plots
+from gptwo.perf.summary import outdated
 
 
 def html(record: dict[str, Any]) -> str:
@@ -37,6 +38,7 @@ def html(record: dict[str, Any]) -> str:
         tables=_tables(record),
         pairs=_pairs(record),
         shapes=_shapes(record),
+        outdated=outdated,
     )
 
 

@@ -57,12 +57,13 @@ def distance(value: float | None) -> str:
 
 
 def interval(summary: dict[str, Any] | None) -> str:
-    """The bootstrap interval of a median in seconds, ``1.79–1.84 s``."""
+    """The bootstrap interval of a median in seconds and the number of samples, ``1.79–1.84 s, n = 9``."""
     if summary is None:
         return ""
     low, high = seconds(summary["low"]), seconds(summary["high"])
     number, _, unit = low.rpartition(" ")
-    return f"{number}–{high}" if high.endswith(f" {unit}") else f"{low} – {high}"
+    found = f"{number}–{high}" if high.endswith(f" {unit}") else f"{low} – {high}"
+    return f"{found}, n = {summary['n']:,}"
 
 
 def _in_thousands(value: float, units: tuple[str, ...]) -> str:
