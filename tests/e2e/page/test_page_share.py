@@ -17,6 +17,13 @@ def test_a_saved_page_shows_every_panel_from_disk_without_a_network(
 ) -> None:
     page = visit(position=3)
     seen = {}
+    page.click("#tab-whatif")
+    settled(page, "whatif")
+    page.fill(".second", "When John and Mary went to the")
+    page.click("[data-place='0.1']")
+    page.wait_for_selector(".results:not(.working) .continuation >> nth=1")
+    page.locator(".panel-whatif .button").click()
+    page.wait_for_selector(".heat svg")
     for panel in PANELS:
         page.click(f"#tab-{panel}")
         settled(page, panel)
@@ -47,6 +54,10 @@ def test_a_saved_page_shows_every_panel_from_disk_without_a_network(
         assert saved.locator("#panel .problem").count() == 0, panel
         # The first numbers of the panel, in their order; what needs a server is not there.
         numbers = re.findall(r"\d+\.\d{2,}", text)
+        if panel == "whatif":
+            assert saved.locator("[data-place='0.1'][data-value=zero]").count() == 1
+            assert saved.locator(".heat svg").count() == 1
+            assert saved.locator(".results tbody tr").count() == 12
         assert set(re.findall(r"\d+\.\d{2,}", shown)) >= set(numbers), panel
     saved.click("[data-lang=vi]")
     settled(saved, PANELS[-1])

@@ -9,7 +9,7 @@ import pytest
 
 import gptwo
 from gptwo.infer.sampling import log_probabilities
-from page_visit import PROMPT, Visit, settled
+from page_visit import PROMPT, Visit, expecting, settled
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -109,3 +109,38 @@ def test_prompts_of_two_lengths_are_refused_in_words(visit: Visit) -> None:
     said = page.wait_for_selector(".results .problem").inner_text()
     assert "as many as the first" in said
     settled(page, "whatif")
+
+
+def test_a_link_and_a_reload_keep_what_is_changed(visit: Visit) -> None:
+    page = visit("whatif")
+    page.fill(".second", OTHER)
+    page.click("[data-place='0.1']")
+    page.locator(".panel-whatif .segments button").nth(2).click()
+    page.click("[data-place='1.mlp']")
+    page.wait_for_selector(".results:not(.working) .continuation >> nth=1")
+    shown = changes(page)
+    assert "edits=0.1z%2C1.mlpp&other=" in page.url
+    page.reload()
+    settled(page, "whatif")
+    assert page.input_value(".second") == OTHER
+    assert changes(page) == shown
+    elsewhere = visit("whatif", edits="0.1z,7.0z,0.99m,1.mlpp,rubbish", other=OTHER)
+    assert elsewhere.locator(".switch[aria-pressed=true]").count() == 2
+    assert changes(elsewhere) == shown
+
+
+def test_the_heat_map_of_other_prompts_is_taken_away(visit: Visit) -> None:
+    page = visit("whatif")
+    page.fill(".second", OTHER)
+    page.click(".panel-whatif .button")
+    page.wait_for_selector(".heat svg")
+    page.fill(".second", OTHER.replace("Mary", "John"))
+    page.focus(".panel-whatif .button")
+    expecting(page.locator(".heat svg")).to_have_count(0)
+    page.fill(".second", OTHER)
+    page.focus(".panel-whatif .button")
+    expecting(page.locator(".heat svg")).to_have_count(1)
+    page.fill(".second", "The")
+    page.click(".panel-whatif .button")
+    expecting(page.locator(".panel-whatif .spoken")).to_contain_text("as many as the first")
+    assert page.locator(".heat svg").count() == 0

@@ -1,4 +1,6 @@
-// The link that restores what is seen: the panel, the prompt, what is chosen in it, and the sampling settings.
+// The link that restores what is seen: the panel, the prompt, what is chosen in it, the sampling settings, and what is changed.
+
+import { readEdits, writeEdits } from "./edits.js";
 
 const DEFAULT_PROMPT = "When Mary and John went to the store, John gave a drink to";
 const SETTINGS = { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0, seed: 1 };
@@ -26,6 +28,7 @@ export function readLink(panels) {
       layer: chosen.layer ?? 0,
       head: chosen.head ?? 0,
       settings,
+      whatif: readEdits(values),
     },
   };
 }
@@ -38,5 +41,6 @@ export function writeLink(panel, state, push) {
   else values.set("prompt", state.prompt);
   for (const key of CHOSEN) if (state[key] !== null && state[key] !== undefined) values.set(key, state[key]);
   for (const [key, value] of Object.entries(SETTINGS)) if (state.settings[key] !== value) values.set(key, state.settings[key]);
+  writeEdits(values, state.whatif);
   history[push ? "pushState" : "replaceState"](null, "", `#${panel}?${values}`);
 }

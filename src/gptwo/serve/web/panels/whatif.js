@@ -1,6 +1,7 @@
 // What if: heads and MLPs switched off, or taken from a second prompt, and what the model says then.
 
 import { h, roving, s } from "../dom.js";
+import { asked, toggled, usesPatch, within } from "../edits.js";
 import { fixed, number, percent, signed, t } from "../i18n.js";
 import { plain, visible } from "../tokens.js";
 
@@ -13,33 +14,43 @@ const SHOWN = 12;
 const CELL = [20, 36];
 const PICTURE_WIDTH = 260;
 
-/** What is changed, by "layer.head" or "layer.mlp"; it stays while the panel is closed. */
-const edits = new Map();
+const CONTINUATION = 20;
+
 let mode = "zero";
-let other = "";
-let most = 20;
-let heat = null;
 let work = new AbortController();
 
 export async function show(root, app) {
+  const { whatif } = app.state;
+  app.state.whatif = { ...whatif, edits: within(whatif.edits, sizes(app)) };
   const results = h("div", { class: "card results" });
   const heatCard = h("div", { class: "card" });
   root.replaceChildren(
     h("p", { class: "lede", text: t("whatif.lede") }),
     h("div", { class: "stack" },
-      h("div", { class: "columns whatif" }, switches(root, app, () => refresh(results, app)), results),
+      h("div", { class: "columns whatif" }, switches(root, app), results),
       heatCard));
-  app.on("change", (patch) => "position" in patch && Promise.all([refresh(results, app), heatMap(heatCard, root, app)]));
+  app.on("change", (patch) => {
+    if ("position" in patch || "whatif" in patch) refresh(results, app);
+    if ("position" in patch) heatMap(heatCard, root, app);
+    if (!("whatif" in patch)) return;
+    paint(root, app);
+    drawHeat(root, app);
+  });
   await Promise.all([refresh(results, app), heatMap(heatCard, root, app)]);
+}
+
+/** Changes some of {edits, other, heat}. */
+function change(app, patch) {
+  app.set({ whatif: { ...app.state.whatif, ...patch } });
 }
 
 // --- The switches ---
 
-function switches(root, app, changed) {
+function switches(root, app) {
   const { layers, heads } = sizes(app);
   const cell = (layer, part) => h("button", {
     type: "button", class: "switch", tabindex: layer === 0 && part === 0 ? 0 : -1, "data-place": `${layer}.${part}`, disabled: app.saved,
-    on: { click: (event) => (toggle(event.currentTarget.dataset.place), paint(root), changed()) },
+    on: { click: (event) => toggle(app, event.currentTarget.dataset.place) },
   });
   const grid = h("div", { class: "switches", role: "group", "aria-label": t("whatif.grid"), style: { "--columns": heads + 1 } },
     h("span"), ...Array.from({ length: heads }, (_, head) => h("span", { class: "axis", text: number(head) })), h("span", { class: "axis", text: "MLP" }),
@@ -47,10 +58,10 @@ function switches(root, app, changed) {
       h("span", { class: "axis", text: number(layer) }), ...Array.from({ length: heads }, (__, head) => cell(layer, head)), cell(layer, "mlp")]).flat());
   roving(grid, () => [...grid.querySelectorAll(".switch")], { across: heads + 1 });
   const second = h("textarea", {
-    class: "second", rows: 2, text: other, spellcheck: "false", placeholder: t("whatif.other_hint"), disabled: app.saved,
-    on: { change: () => ((other = second.value), usesPatch() && changed()) },
+    class: "second", rows: 2, text: app.state.whatif.other, spellcheck: "false", placeholder: t("whatif.other_hint"), disabled: app.saved,
+    on: { change: () => change(app, { other: second.value }) },
   });
-  const clear = h("button", { type: "button", class: "quiet", text: t("whatif.clear"), disabled: app.saved, on: { click: () => (edits.clear(), paint(root), changed()) } });
+  const clear = h("button", { type: "button", class: "quiet", text: t("whatif.clear"), disabled: app.saved, on: { click: () => change(app, { edits: {} }) } });
   const brush = h("div", { class: "segments", role: "group", "aria-label": t("whatif.brush") }, ...MODES.map((name) => h("button", {
     type: "button", "aria-pressed": String(name === mode), text: `${SIGNS[name]} ${t(`whatif.${name}`)}`, on: {
       click: (event) => {
@@ -65,7 +76,7 @@ function switches(root, app, changed) {
     h("div", { class: "scroll" }, grid),
     h("p", { class: "muted note axes", text: t("whatif.axes") }),
     h("label", { class: "stacked" }, h("span", { text: t("whatif.other") }), second));
-  queueMicrotask(() => paint(root));
+  queueMicrotask(() => paint(root, app));
   return card;
 }
 
@@ -73,15 +84,15 @@ function sizes({ model: { config } }) {
   return { layers: config.n_layer, heads: config.n_head };
 }
 
-function toggle(place, to = mode) {
-  if (edits.get(place) === to) edits.delete(place);
-  else edits.set(place, to);
+function toggle(app, place, to = mode) {
+  change(app, { edits: toggled(app.state.whatif.edits, place, to) });
 }
 
-function paint(root) {
+function paint(root, app) {
+  const { edits } = app.state.whatif;
   for (const node of root.querySelectorAll(".switch")) {
     const [layer, part] = node.dataset.place.split(".");
-    const value = edits.get(node.dataset.place);
+    const value = edits[node.dataset.place];
     node.textContent = value ? SIGNS[value] : "";
     node.dataset.value = value ?? "";
     node.setAttribute("aria-pressed", String(value !== undefined));
@@ -94,49 +105,40 @@ function at({ checkpoint }) {
   return checkpoint === null ? {} : { checkpoint };
 }
 
-function usesPatch() {
-  return [...edits.values()].includes("patch");
-}
-
-/** The fields of a request that describe the edits. */
-function asked() {
-  const place = (key) => {
-    const [layer, part] = key.split(".");
-    return { layer: Number(layer), ...(part === "mlp" ? { mlp: true } : { head: Number(part) }) };
-  };
-  const of = (want) => [...edits].filter(([, value]) => want(value)).sort();
-  const ablate = of((value) => value !== "patch").map(([key, value]) => ({ ...place(key), with: value }));
-  const places = of((value) => value === "patch").map(([key]) => place(key));
-  return { ...(ablate.length && { ablate }), ...(places.length && { patch: { prompt: other, places } }) };
-}
-
 // --- What comes of it ---
 
 async function refresh(card, app) {
   work.abort();
   work = new AbortController();
   const signal = AbortSignal.any([work.signal, app.signal]);
-  if (edits.size === 0) return card.replaceChildren(h("h2", { text: t("whatif.results") }), h("p", { class: "muted", text: t("whatif.nothing") }));
-  if (usesPatch() && other === "") return card.replaceChildren(h("h2", { text: t("whatif.results") }), h("p", { class: "muted", text: t("whatif.needs_other") }));
+  const { whatif } = app.state;
+  if (Object.keys(whatif.edits).length === 0) return card.replaceChildren(h("h2", { text: t("whatif.results") }), h("p", { class: "muted", text: t("whatif.nothing") }));
+  if (usesPatch(whatif) && whatif.other === "") return card.replaceChildren(h("h2", { text: t("whatif.results") }), h("p", { class: "muted", text: t("whatif.needs_other") }));
   const { explanation, position, tokens } = app.state;
-  const of = { tokens, ...at(app.state), ...asked() };
+  const of = { tokens, ...at(app.state), ...asked(whatif) };
+  const goOn = h("div", { class: "going-on" });
   card.classList.add("working");
   try {
     const changed = await app.api.explain(of, { signal });
     const next = (id) => app.api.json(`/explain/prompt/${id}/next?position=${position}&k=${CANDIDATES}`, undefined, { signal });
     const [before, after] = await Promise.all([next(explanation.id), next(changed.id)]);
-    const goOn = h("div", { class: "going-on" });
     card.replaceChildren(...compared(app, { before, after, changed }), goOn);
-    const texts = await app.api.json("/explain/continue", { ...of, max_tokens: most }, { signal, keep: true });
+    const texts = await app.api.json("/explain/continue", { ...of, max_tokens: CONTINUATION }, { signal, keep: true });
     goOn.replaceChildren(h("h3", { text: t("whatif.continuation") }), continuation("before", texts), continuation("after", texts));
   } catch (error) {
     if (error.name === "AbortError") return undefined;
     if (error.status === undefined) throw error;
-    card.append(h("p", { class: "problem", role: "alert", text: error.code === "saved" ? t("share.not_saved") : error.message }));
+    // What was there is of other edits, or of another token, unless only the continuation failed.
+    if (!card.contains(goOn)) card.replaceChildren(h("h2", { text: t("whatif.results") }));
+    card.append(problem(error));
   } finally {
     if (!signal.aborted) card.classList.remove("working");
   }
   return undefined;
+}
+
+function problem(error) {
+  return h("p", { class: "problem", role: "alert", text: error.code === "saved" ? t("share.not_saved") : error.message });
 }
 
 function compared(app, { before, after, changed }) {
@@ -184,42 +186,64 @@ function continuation(which, texts) {
 
 async function heatMap(card, root, app) {
   const { explanation, position } = app.state;
-  const { top } = await app.api.json(`/explain/prompt/${explanation.id}/next?position=${position}&k=${CANDIDATES}`, undefined, app);
-  const select = h("select", { disabled: app.saved }, ...top.slice(0, 20).map((entry) => h("option", { value: entry.id, text: `${plain(entry)}  ${percent(entry.p)}` })));
+  const path = `/explain/prompt/${explanation.id}/next?position=${position}&k=${CANDIDATES}`;
+  const next = await app.api.json(path, undefined, app).catch((error) => {
+    if (error.name !== "AbortError") card.replaceChildren(h("h2", { text: t("whatif.heat") }), problem(error));
+    return null;
+  });
+  if (next === null || position !== app.state.position) return;
+  const select = h("select", { disabled: app.saved }, ...next.top.slice(0, 20).map((entry) => h("option", { value: entry.id, text: `${plain(entry)}  ${percent(entry.p)}` })));
   const picture = h("div", { class: "heat" });
   const said = h("span", { class: "muted spoken", role: "status" });
   const go = h("button", { type: "button", class: "button needs-server", text: t("whatif.heat_go"), on: { click: () => run() } });
-  const body = () => ({ tokens: app.state.tokens, ...at(app.state), other: root.querySelector(".second").value, position, token: Number(select.value) });
   const run = async () => {
-    if (body().other === "") return void (said.textContent = t("whatif.needs_other"));
+    const body = { ...heatAsked(app), token: Number(select.value) };
+    if (body.other === "") return void (said.textContent = t("whatif.needs_other"));
     go.disabled = true;
     said.textContent = t("whatif.heat_running");
     try {
-      heat = { body: body(), ...(await app.api.json("/explain/heatmap", body(), { signal: app.signal, keep: true })) };
+      await app.api.json("/explain/heatmap", body, { signal: app.signal, keep: true });
       said.textContent = "";
-      draw();
+      change(app, { heat: body });
     } catch (error) {
-      if (error.name !== "AbortError") said.textContent = error.message;
+      if (error.name === "AbortError") return undefined;
+      change(app, { heat: null });
+      said.textContent = error.message;
     } finally {
       go.disabled = false;
     }
     return undefined;
   };
-  const draw = () => {
-    const svg = heatPicture(heat.grid, (layer, head) => {
-      toggle(`${layer}.${head}`, "patch");
-      paint(root);
-      refresh(root.querySelector(".results"), app);
-    });
-    picture.replaceChildren(h("div", {}, svg), strongest(heat.grid));
-    app.picture(svg, "heat-map");
-  };
   card.replaceChildren(h("h2", { text: t("whatif.heat") }), h("p", { class: "muted note", text: t("whatif.heat_what") }),
     h("div", { class: "row" }, h("label", { class: "row" }, h("span", { text: t("whatif.heat_token") }), select), go, said), picture);
-  if (heat !== null && JSON.stringify({ ...heat.body, token: 0 }) === JSON.stringify({ ...body(), token: 0 })) {
-    select.value = heat.body.token;
-    draw();
-  }
+  const { heat } = app.state.whatif;
+  if (isOfNow(heat, app)) select.value = heat.token;
+  await drawHeat(root, app);
+}
+
+/** What a heat map of what is seen now would be asked with, but for the token. */
+function heatAsked(app) {
+  const { tokens, position, whatif } = app.state;
+  return { tokens, ...at(app.state), other: whatif.other, position };
+}
+
+/** Whether this request is of the prompts, the checkpoint and the position that are seen now. */
+function isOfNow(heat, app) {
+  if (heat === null) return false;
+  const { token: _, ...rest } = heat;
+  return JSON.stringify(rest) === JSON.stringify(heatAsked(app));
+}
+
+/** The heat map that was asked for, or nothing where it was of something else. */
+async function drawHeat(root, app) {
+  const { heat } = app.state.whatif;
+  const shown = isOfNow(heat, app) ? await app.api.json("/explain/heatmap", heat, { signal: app.signal, keep: true }).catch(() => null) : null;
+  const picture = root.querySelector(".heat");
+  if (!picture || app.state.whatif.heat !== heat) return;
+  if (shown === null) return void picture.replaceChildren();
+  const svg = heatPicture(shown.grid, (layer, head) => toggle(app, `${layer}.${head}`, "patch"));
+  picture.replaceChildren(h("div", {}, svg), strongest(shown.grid));
+  app.picture(svg, "heat-map");
 }
 
 /** The heads that change the logit most. */
