@@ -84,6 +84,40 @@ def test_a_link_restores_what_was_seen(visit: Visit) -> None:
     settled(again, "training")
 
 
+@pytest.mark.parametrize(
+    ("link", "place", "settings"),
+    [
+        ({"position": -4}, "last", {}),
+        ({"position": 1.5, "layer": -1, "head": -1}, "last", {}),
+        ({"position": 999}, "last", {}),
+        ({"position": 0, "tokens": ""}, "first", {}),
+        (
+            {"temperature": -5, "top_k": 1.5, "top_p": 9},
+            "last",
+            {"temperature": "0", "top_k": "2", "top_p": "1"},
+        ),
+        (
+            {"temperature": 99, "min_p": -1, "seed": -1},
+            "last",
+            {"temperature": "2", "min_p": "0", "seed": "0"},
+        ),
+    ],
+)
+def test_what_a_link_gives_beyond_the_limits_is_brought_inside(
+    visit: Visit, model: LanguageModel, link: dict[str, object], place: str, settings: dict[str, str]
+) -> None:
+    page = visit(**link)
+    count = len(gptwo.explain(model, PROMPT).tokens)
+    shown = f"Token {1 if place == 'first' else count} of {count}"
+    assert page.locator("#chosen").inner_text().startswith(shown)
+    assert page.locator(".problem:visible").count() == 0
+    for name, value in settings.items():
+        assert page.locator(f"[data-setting={name}]").input_value() == value
+    page.click("#tab-attention")
+    settled(page, "attention")
+    assert page.locator(".problem:visible").count() == 0
+
+
 @each_panel
 def test_every_panel_in_both_languages_at_both_widths(visit: Visit, panel: str) -> None:
     axe = pytest.importorskip(

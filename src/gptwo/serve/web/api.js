@@ -1,5 +1,7 @@
 // The server's replies. What belongs to an explanation never changes, so it is kept, and can be put into a saved page.
 
+import { t } from "./i18n.js";
+
 const MOST_KEPT_BYTES = 64e6;
 // What is the model's and not a prompt's.
 const STAYS = /^\/explain\/(model|training)/;
@@ -56,7 +58,7 @@ export class Api {
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
     while (true) {
-      const { value, done } = await reader.read();
+      const { value, done } = await arrived(reader.read());
       if (done) return;
       const frames = (rest + value).split("\n\n");
       rest = frames.pop();
@@ -92,7 +94,7 @@ export class Api {
     const response = await this.#fetch(path, body, signal);
     const headers = {};
     for (const name of ["shape", "range"]) headers[name] = response.headers.get(`X-${name}`) ?? undefined;
-    const reply = { headers, body: await response.arrayBuffer() };
+    const reply = { headers, body: await arrived(response.arrayBuffer()) };
     this.#keep(key, reply);
     return reply;
   }
@@ -112,7 +114,7 @@ export class Api {
     const [, head, id, rest] = path.match(/^(\/explain\/prompt\/)([^/?]+)(.*)$/) ?? [];
     const target = id && this.#renamed.has(id) ? head + this.#renamed.get(id) + rest : path;
     const headers = { ...(body && { "Content-Type": "application/json" }), ...(this.#key && { Authorization: `Bearer ${this.#key}` }) };
-    const response = await fetch(target, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal });
+    const response = await arrived(fetch(target, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal }));
     if (response.ok) return response;
     if (response.status === 401) {
       this.#key = await this.#askKey(this.#key !== null);
@@ -126,6 +128,15 @@ export class Api {
       return this.#fetch(path, body, signal, false);
     }
     throw error;
+  }
+}
+
+/** What the network gives; where it fails, an ApiError that says so. */
+async function arrived(promise) {
+  try {
+    return await promise;
+  } catch (error) {
+    throw error.name === "AbortError" ? error : new ApiError(0, "unreachable", t("shell.unreachable", { error: error.message }));
   }
 }
 

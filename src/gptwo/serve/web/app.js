@@ -90,7 +90,9 @@ async function explainPrompt(keepPosition) {
     showExplanation();
     await showPanel({ again: true });
   } catch (error) {
-    if (error.name !== "AbortError") say(messageOf(error));
+    if (error.name === "AbortError") return;
+    say(messageOf(error));
+    if (!(error instanceof ApiError)) throw error;
   } finally {
     clearTimeout(fading);
     if (!signal.aborted) document.body.classList.remove("busy", "fading");
@@ -204,7 +206,7 @@ function say(message) {
 
 function messageOf(error) {
   if (error.code === "saved") return t("share.not_saved");
-  return error instanceof ApiError ? error.message : t("shell.unreachable", { error: error.message });
+  return error instanceof ApiError ? error.message : t("shell.fault", { error: error.message });
 }
 
 async function askKey(wrong) {

@@ -4,6 +4,9 @@ import { readEdits, writeEdits } from "./edits.js";
 
 const DEFAULT_PROMPT = "When Mary and John went to the store, John gave a drink to";
 const SETTINGS = { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0, seed: 1 };
+/** The least and the most of each setting: what a link gives beyond is brought inside. */
+const LIMITS = { temperature: [0, 2], top_k: [0, 200], top_p: [0.05, 1], min_p: [0, 0.5], seed: [0, 2 ** 32 - 1] };
+const WHOLE = ["top_k", "seed"];
 const CHOSEN = ["position", "key", "layer", "head", "checkpoint"];
 
 /** {panel, state} of the address as it stands. */
@@ -14,10 +17,11 @@ export function readLink(panels) {
     const text = values.get(key);
     return text !== null && text !== "" && Number.isFinite(Number(text)) ? Number(text) : null;
   };
-  const tokens = values.get("tokens")?.split(".").map(Number);
+  // Of an empty text Number makes 0, which is a token.
+  const tokens = values.get("tokens")?.split(".").map((text) => (/^\d+$/.test(text) ? Number(text) : NaN));
   const byTokens = tokens?.every(Number.isInteger) ?? false;
-  const settings = Object.fromEntries(Object.entries(SETTINGS).map(([key, value]) => [key, numberOf(key) ?? value]));
-  const chosen = Object.fromEntries(CHOSEN.map((key) => [key, numberOf(key)]));
+  const settings = Object.fromEntries(Object.entries(SETTINGS).map(([key, value]) => [key, inside(key, numberOf(key) ?? value)]));
+  const chosen = Object.fromEntries(CHOSEN.map((key) => [key, placeOf(numberOf(key))]));
   return {
     panel: name in panels ? name : "write",
     state: {
@@ -31,6 +35,17 @@ export function readLink(panels) {
       whatif: readEdits(values),
     },
   };
+}
+
+function inside(key, value) {
+  const [least, most] = LIMITS[key];
+  const within = Math.min(Math.max(value, least), most);
+  return WHOLE.includes(key) ? Math.round(within) : within;
+}
+
+/** A place is counted from 0; what is none is as if it were not there. */
+function placeOf(value) {
+  return Number.isInteger(value) && value >= 0 ? value : null;
 }
 
 /** Puts it into the address; `push`: as a page of its own to go back from. */

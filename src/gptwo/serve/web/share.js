@@ -67,7 +67,7 @@ export function openShare(app, shell) {
     try {
       said.textContent = await work();
     } catch (error) {
-      said.textContent = t("shell.unreachable", { error: error.message });
+      said.textContent = error.message;
     }
   };
   const copy = run(async () => {
