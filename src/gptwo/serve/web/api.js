@@ -22,8 +22,9 @@ export class Api {
   #renamed = new Map();
   #askKey;
   #key = null;
+  #asking = null;
 
-  /** `saved`: the replies of a saved page, or null. `askKey`: a promise of a key from the user. */
+  /** `saved`: the replies of a saved page, or null. `askKey(wrong)`: a promise of a key from the user, or of null. */
   constructor(saved, askKey) {
     this.saved = saved;
     this.#askKey = askKey;
@@ -110,17 +111,33 @@ export class Api {
     }
   }
 
+  /** Asks once for all requests that wait. ApiError when the user gives none; the next request asks again. */
+  #newKey() {
+    const wrong = this.#key !== null;
+    this.#key = null;
+    sessionStorage.removeItem("gptwo-key");
+    this.#asking ??= this.#askKey(wrong)
+      .then((key) => {
+        if (key === null) throw new ApiError(401, "no_key", t("shell.key_none"));
+        this.#key = key;
+      })
+      .finally(() => (this.#asking = null));
+    return this.#asking;
+  }
+
   async #fetch(path, body, signal, again = true) {
     const [, head, id, rest] = path.match(/^(\/explain\/prompt\/)([^/?]+)(.*)$/) ?? [];
     const target = id && this.#renamed.has(id) ? head + this.#renamed.get(id) + rest : path;
-    const headers = { ...(body && { "Content-Type": "application/json" }), ...(this.#key && { Authorization: `Bearer ${this.#key}` }) };
+    const key = this.#key;
+    const headers = { ...(body && { "Content-Type": "application/json" }), ...(key !== null && { Authorization: `Bearer ${inBytes(key)}` }) };
     const response = await arrived(fetch(target, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal }));
-    if (response.ok) return response;
     if (response.status === 401) {
-      this.#key = await this.#askKey(this.#key !== null);
-      sessionStorage.setItem("gptwo-key", this.#key);
+      // Another request may have been given a key meanwhile.
+      if (key === this.#key) await this.#newKey();
       return this.#fetch(path, body, signal, again);
     }
+    if (key !== null) sessionStorage.setItem("gptwo-key", key);
+    if (response.ok) return response;
     const error = await errorOf(response);
     if (error.code === "explanation_gone" && again && this.#requests.has(id)) {
       const renewed = await this.#fetch("/explain/prompt", this.#requests.get(id), signal);
@@ -129,6 +146,11 @@ export class Api {
     }
     throw error;
   }
+}
+
+/** A header holds bytes, one a character: those of the key in UTF-8. */
+function inBytes(key) {
+  return String.fromCharCode(...new TextEncoder().encode(key));
 }
 
 /** What the network gives; where it fails, an ApiError that says so. */

@@ -69,13 +69,14 @@ async function explainPrompt(keepPosition) {
   promptWork.abort();
   promptWork = new AbortController();
   const { signal } = promptWork;
-  if (given === "prompt" && prompt === "") return say(t("shell.empty"));
   const asked = JSON.stringify(given === "tokens" ? tokens : prompt);
   if (asked !== explained) app.api.forget();
   explained = asked;
   const fading = setTimeout(() => document.body.classList.add("fading"), FADE_AFTER_MS);
   document.body.classList.add("busy");
   try {
+    if (!app.model) await meetModel();
+    if (given === "prompt" && prompt === "") return say(t("shell.empty"));
     const body = { ...(given === "tokens" ? { tokens } : { prompt }), ...(checkpoint !== null && { checkpoint }) };
     const explanation = await app.api.explain(body, { signal });
     const last = explanation.tokens.length - 1;
@@ -90,13 +91,14 @@ async function explainPrompt(keepPosition) {
     showExplanation();
     await showPanel({ again: true });
   } catch (error) {
-    if (error.name === "AbortError") return;
+    if (error.name === "AbortError") return undefined;
     say(messageOf(error));
     if (!(error instanceof ApiError)) throw error;
   } finally {
     clearTimeout(fading);
     if (!signal.aborted) document.body.classList.remove("busy", "fading");
   }
+  return undefined;
 }
 
 function showExplanation() {
@@ -209,15 +211,18 @@ function messageOf(error) {
   return error instanceof ApiError ? error.message : t("shell.fault", { error: error.message });
 }
 
+/** The key that is typed; null when the dialog is left without one. `wrong`: the last one did not fit. */
 async function askKey(wrong) {
   const dialog = element("key-dialog");
-  dialog.classList.toggle("wrong", wrong);
+  element("key-problem").textContent = wrong ? t("shell.key_wrong") : "";
+  element("key-problem").hidden = !wrong;
   element("key").value = "";
+  dialog.returnValue = "";
   dialog.showModal();
   await new Promise((done) => {
     dialog.addEventListener("close", done, { once: true });
   });
-  return element("key").value;
+  return dialog.returnValue === "use" ? element("key").value : null;
 }
 
 async function speak(name, { again = true } = {}) {
@@ -228,8 +233,10 @@ async function speak(name, { again = true } = {}) {
   for (const button of element("languages").children) button.setAttribute("aria-pressed", button.dataset.lang === name);
   element("scale-end").textContent = t("shell.scale_end", { nats: number(FULL_NATS, 0) });
   if (!again) return;
-  nameModel();
-  checkpointSlider(element("checkpoint"), app);
+  if (app.model) {
+    nameModel();
+    checkpointSlider(element("checkpoint"), app);
+  }
   if (!saved) {
     const url = new URL(location.href);
     url.searchParams.set("lang", name);
@@ -261,15 +268,15 @@ async function start() {
   });
   document.body.classList.toggle("saved", app.saved);
   fillPrompt(app.state.prompt ?? "");
-  try {
-    app.model = await app.api.json("/explain/model", undefined, { keep: true });
-    nameModel();
-    checkpointSlider(element("checkpoint"), app);
-    document.title = `${app.model.name} · gptwo`;
-  } catch (error) {
-    return say(messageOf(error));
-  }
   return restore(app.state);
+}
+
+/** Asked before the first prompt, and with later ones until the server has answered. */
+async function meetModel() {
+  app.model = await app.api.json("/explain/model", undefined, { keep: true });
+  nameModel();
+  checkpointSlider(element("checkpoint"), app);
+  document.title = `${app.model.name} · gptwo`;
 }
 
 function nameModel() {
