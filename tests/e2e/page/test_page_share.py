@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from page_visit import PANELS, PROMPT, Visit, settled
+from page_visit import PANELS, PROMPT, Visit, expecting, settled
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -59,8 +59,19 @@ def test_a_saved_page_shows_every_panel_from_disk_without_a_network(
             assert saved.locator(".heat svg").count() == 1
             assert saved.locator(".results tbody tr").count() == 12
         assert set(re.findall(r"\d+\.\d{2,}", shown)) >= set(numbers), panel
+    saved.click("#tab-write")
+    settled(saved, "write")
+    saved.locator("#strip .token").nth(1).click()
+    assert "not in the saved page" in saved.locator(".distribution .problem").inner_text()
+    assert saved.locator(".pipeline").count() == 0
+    saved.locator("#strip .token").nth(3).click()
+    expecting(saved.locator(".pipeline")).to_have_count(1)
+    saved.click("#tab-whatif")
+    settled(saved, "whatif")
+    saved.locator("#strip .token").nth(1).click()
+    expecting(saved.locator(".panel-whatif .problem")).to_have_count(2)
     saved.click("[data-lang=vi]")
-    settled(saved, PANELS[-1])
+    settled(saved, "whatif")
     assert saved.locator("html").get_attribute("lang") == "vi"
     context.close()
     assert not said

@@ -108,3 +108,15 @@ def test_writing_can_be_stopped(visit: Visit) -> None:
     expecting(page.locator("#strip .token").nth(before)).to_be_visible()
     written(page)
     assert page.locator("#strip .token").count() < before + 50
+
+
+def test_settings_that_are_refused_are_said_and_leave_no_numbers(visit: Visit) -> None:
+    page = visit()
+    refusal = {"error": {"code": None, "message": "top_k=3; expected another"}}
+    page.route("**/sampling", lambda route: route.fulfill(status=400, json=refusal))
+    page.locator("[data-setting=top_k]").fill("3")
+    expecting(page.locator(".distribution .problem")).to_have_text("top_k=3; expected another")
+    assert page.locator(".pipeline").count() == 0
+    page.unroute("**/sampling")
+    page.locator("[data-setting=top_k]").fill("2")
+    expecting(page.locator(".pipeline thead th:nth-child(6) small")).to_have_text("2 left")

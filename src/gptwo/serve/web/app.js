@@ -41,6 +41,7 @@ const app = {
   picture: addSave,
   writing,
   written,
+  messageOf,
   get language() {
     return language;
   },

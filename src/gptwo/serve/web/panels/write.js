@@ -20,6 +20,7 @@ const SLIDER_PAUSE_MS = 40;
 let length = 20;
 /** What was written last: the ids, and how many of them were there before. The number of a draw counts from those. */
 let written = { ids: [], start: 0 };
+let looking = new AbortController();
 /** Whether the table is of what stands at the chosen place, or of what comes after it; null: as fits the place. */
 let afterwards = null;
 let running = null;
@@ -152,6 +153,9 @@ function nameText(name) {
 }
 
 async function refresh(view, app) {
+  looking.abort();
+  looking = new AbortController();
+  const asking = { signal: AbortSignal.any([looking.signal, app.signal]) };
   const { explanation, position, settings } = app.state;
   const last = explanation.tokens.length - 1;
   const after = position === 0 ? true : (afterwards ?? position === last);
@@ -160,13 +164,14 @@ async function refresh(view, app) {
   const step = from === last ? 0 : Math.max(0, from + 1 - written.start);
   const path = `/explain/prompt/${explanation.id}`;
   const [next, sampling] = await Promise.all([
-    app.api.json(`${path}/next?position=${from}&k=${TOP}`, undefined, app),
-    app.api.json(`${path}/sampling`, { position: from, ...policy(settings), step }, app),
+    app.api.json(`${path}/next?position=${from}&k=${TOP}`, undefined, asking),
+    app.api.json(`${path}/sampling`, { position: from, ...policy(settings), step }, asking),
   ]).catch((error) => {
-    if (error.name === "AbortError") return [];
-    throw error;
+    // What was there is of another token, or drawn with other settings.
+    if (error.name !== "AbortError") view.replaceChildren(h("p", { class: "problem", role: "alert", text: app.messageOf(error) }));
+    return [];
   });
-  if (!next || app.signal.aborted) return;
+  if (!next || asking.signal.aborted) return;
   const focused = view.contains(document.activeElement) ? document.activeElement.dataset.key : null;
   view.replaceChildren(...distribution(view, app, { after, from, step, next, sampling }));
   if (focused) view.querySelector(`[data-key="${focused}"]`)?.focus();
