@@ -23,7 +23,7 @@ from gptwo.train.interval import Interval
 from gptwo.train.observer import Observer, Silent, TrainResult
 from gptwo.train.optimizer import build_optimizer, restore_optimizer
 from gptwo.train.report import Report, describe_run
-from gptwo.train.run_folder import run_folder, starting_point
+from gptwo.train.run_folder import require_place, run_folder, starting_point
 from gptwo.train.sample import sample_text, with_possible_prompt
 from gptwo.train.schedule import schedule_factor
 from gptwo.train.setup import resolve_for_machine, slow_dtype, tune_process
@@ -86,6 +86,7 @@ class TrainingRun:
         start = describe_run(
             self._config, self._model, self._source, self._world, device=self._device, step=self._step
         )
+        require_place(Path(self._config.out))
         plan = self._observer.started(start)
         with run_folder(self._config) as self._folder:
             self._world.note_begun()

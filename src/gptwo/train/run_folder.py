@@ -113,6 +113,14 @@ def starting_point(run: Path, *, resume: bool) -> Path | None:
     return newest
 
 
+def require_place(run: Path) -> None:
+    """``StorageError`` where there can be no folder ``run``: a file is in its place, or on the way there."""
+    nearest = next(path for path in (run.absolute(), *run.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        problem = "File exists" if nearest == run.absolute() else "Not a directory"
+        raise StorageError(f"cannot write in {str(run)!r}: {problem}; choose another --out")
+
+
 @contextmanager
 def run_folder(config: TrainConfig) -> Iterator[Path]:
     """The folder of the run, made if need be, held by this process alone, its resolved configuration in it.
