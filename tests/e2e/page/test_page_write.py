@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 
 import gptwo
 from gptwo.infer.policy import SamplingPolicy
@@ -120,3 +121,40 @@ def test_settings_that_are_refused_are_said_and_leave_no_numbers(visit: Visit) -
     page.unroute("**/sampling")
     page.locator("[data-setting=top_k]").fill("2")
     expecting(page.locator(".pipeline thead th:nth-child(6) small")).to_have_text("2 left")
+
+
+def test_what_was_just_typed_is_what_is_gone_on_from(visit: Visit) -> None:
+    page = visit()
+    page.select_option(".controls select", "1")
+    page.evaluate(
+        """() => {
+          const box = document.getElementById("prompt");
+          box.value = "When John went";
+          box.dispatchEvent(new Event("input"));
+          document.querySelector(".go").click();
+        }"""
+    )
+    page.wait_for_url("**tokens=**")
+    written(page)
+    assert page.input_value("#prompt").startswith("When John went")
+
+
+@pytest.mark.parametrize("typed", ["", "Mary " * 400], ids=["empty", "too long"])
+def test_nothing_is_written_and_nothing_lost_when_the_prompt_is_refused(visit: Visit, typed: str) -> None:
+    page = visit()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.fill("#prompt", typed)
+    page.wait_for_selector("#problem:not([hidden])")
+    page.click(".go")
+    expecting(page.locator(".panel-write .spoken")).to_contain_text("Nothing to go on from")
+    assert page.input_value("#prompt") == typed
+    page.locator(".take").first.click()
+    assert page.input_value("#prompt") == typed
+    assert not [url for url in asked if url.endswith("/completions")]
+    page.fill("#prompt", PROMPT)
+    page.wait_for_selector("#problem", state="hidden")
+    page.select_option(".controls select", "1")
+    page.click(".go")
+    page.wait_for_url("**tokens=**")
+    written(page)

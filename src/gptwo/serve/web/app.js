@@ -4,6 +4,7 @@ import { Api, ApiError } from "./api.js";
 import { checkpointSlider } from "./checkpoints.js";
 import { debounced, h, roving } from "./dom.js";
 import { LANGUAGES, language, preferred, number, scientific, t, use } from "./i18n.js";
+import { askKey } from "./key.js";
 import { readLink, writeLink } from "./link.js";
 import { addSave, openShare, savedPage } from "./share.js";
 import { describe, FULL_NATS, Strip } from "./strip.js";
@@ -42,11 +43,15 @@ const app = {
   writing,
   written,
   messageOf,
+  ready,
   get language() {
     return language;
   },
 };
 
+const typed = debounced(() => set({ prompt: element("prompt").value }), TYPING_PAUSE_MS);
+/** Of the last prompt: whether it was explained. */
+let explaining = Promise.resolve(false);
 const strip = new Strip(element("strip"), (position) => set({ position }));
 
 /** Changes the state. A new prompt, tokens or checkpoint is explained; listeners to "change" hear of anything else. */
@@ -55,7 +60,7 @@ function set(patch) {
   if ("prompt" in patch) app.state.given = "prompt";
   if ("tokens" in patch) app.state.given = "tokens";
   remember();
-  if (["prompt", "tokens", "checkpoint"].some((key) => key in patch)) return explainPrompt("position" in patch);
+  if (["prompt", "tokens", "checkpoint"].some((key) => key in patch)) return (explaining = explainPrompt("position" in patch));
   if ("position" in patch) showPosition();
   if ("checkpoints" in patch) {
     app.model.checkpoints = patch.checkpoints;
@@ -65,6 +70,18 @@ function set(patch) {
   return Promise.resolve();
 }
 
+/** Waits for what was typed last to be explained. False: it was refused, which the page says. */
+async function ready() {
+  let latest = null;
+  let done = false;
+  while (typed.flush() || latest !== explaining) {
+    latest = explaining;
+    done = await latest.catch(() => false);
+  }
+  return done === true;
+}
+
+/** Whether it was done: not refused, and not given up for a later prompt. */
 async function explainPrompt(keepPosition) {
   const { prompt, tokens, checkpoint, given } = app.state;
   promptWork.abort();
@@ -91,10 +108,12 @@ async function explainPrompt(keepPosition) {
     remember();
     showExplanation();
     await showPanel({ again: true });
+    return true;
   } catch (error) {
-    if (error.name === "AbortError") return undefined;
+    if (error.name === "AbortError") return false;
     say(messageOf(error));
     if (!(error instanceof ApiError)) throw error;
+    return false;
   } finally {
     clearTimeout(fading);
     if (!signal.aborted) document.body.classList.remove("busy", "fading");
@@ -212,20 +231,6 @@ function messageOf(error) {
   return error instanceof ApiError ? error.message : t("shell.fault", { error: error.message });
 }
 
-/** The key that is typed; null when the dialog is left without one. `wrong`: the last one did not fit. */
-async function askKey(wrong) {
-  const dialog = element("key-dialog");
-  element("key-problem").textContent = wrong ? t("shell.key_wrong") : "";
-  element("key-problem").hidden = !wrong;
-  element("key").value = "";
-  dialog.returnValue = "";
-  dialog.showModal();
-  await new Promise((done) => {
-    dialog.addEventListener("close", done, { once: true });
-  });
-  return dialog.returnValue === "use" ? element("key").value : null;
-}
-
 async function speak(name, { again = true } = {}) {
   await use(name, (file) => saved?.strings[file] ?? fetch(`/web/${file}.json`).then((reply) => reply.json()));
   const tabs = Object.keys(PANELS).map((id) =>
@@ -256,7 +261,6 @@ async function start() {
     event.preventDefault();
     element("panel").focus();
   });
-  const typed = debounced(() => set({ prompt: element("prompt").value }), TYPING_PAUSE_MS);
   element("prompt").addEventListener("input", () => {
     fillPrompt(element("prompt").value);
     typed();

@@ -50,11 +50,22 @@ export function roving(group, items, { across = 0, choose = () => {} } = {}) {
   };
 }
 
-/** Calls `fn` when `ms` have gone by since the last call. */
+/** Calls `fn` when `ms` have gone by since the last call; `.flush()` calls it now if it is still to come, and says so. */
 export function debounced(fn, ms) {
   let timer;
-  return (...values) => {
+  let call = null;
+  const flush = () => {
+    if (!call) return false;
     clearTimeout(timer);
-    timer = setTimeout(() => fn(...values), ms);
+    const due = call;
+    call = null;
+    due();
+    return true;
   };
+  const later = (...values) => {
+    clearTimeout(timer);
+    call = () => fn(...values);
+    timer = setTimeout(flush, ms);
+  };
+  return Object.assign(later, { flush });
 }

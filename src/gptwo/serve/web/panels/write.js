@@ -100,7 +100,20 @@ function served(root, app) {
   note.textContent = other ? t("write.elsewhere", { step: number(checkpoint) }) : "";
 }
 
-async function write(root, app, from = app.state.tokens) {
+/** Goes on from the prompt as it stands in its box, or `from` tokens of what is shown. */
+async function write(root, app, from = null) {
+  const shown = app.state.explanation;
+  const waiting = new AbortController();
+  running = waiting;
+  const ready = await app.ready();
+  running = null;
+  // Text that is being typed is not to be lost: nothing is written from what stood there before.
+  if (waiting.signal.aborted || (ready && from && shown !== app.state.explanation)) return undefined;
+  if (!ready) return void (root.querySelector(".spoken").textContent = t("write.no_prompt"));
+  return goOn(root, app, from ?? app.state.tokens);
+}
+
+async function goOn(root, app, from) {
   const go = root.querySelector(".go");
   const spoken = root.querySelector(".spoken");
   const room = app.model.context - from.length;
