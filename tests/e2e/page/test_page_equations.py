@@ -287,3 +287,11 @@ def test_logits_of_some_tokens_alone_can_be_asked_for(
         refused = page_server.ask(f"{root}?{query}")
         assert refused.status == 400, query
         assert said in refused.error()["message"]
+
+
+@pytest.mark.parametrize("layer", [0, LAYER])
+def test_the_steps_that_are_shown_are_numbered_without_a_gap(visit: Visit, layer: int) -> None:
+    page = visit("equations", layer=layer)
+    places = page.locator(".step:visible .place").all_inner_texts()
+    assert places == [str(i + 1) for i in range(len(places))]
+    assert len(places) == page.locator(".step").count() - (layer == 0)

@@ -158,6 +158,41 @@ def test_an_engine_that_cannot_be_looked_into_shows_what_there_is(visit: Visit) 
     assert "model" in page.locator(".means").inner_text()
 
 
+@pytest.mark.parametrize(
+    ("lang", "width", "words"), [("en", 1280, "The machine was busy"), ("vi", 390, "Máy đang bận")]
+)
+def test_a_sum_that_is_not_the_whole_is_marked(visit: Visit, lang: str, width: int, words: str) -> None:
+    page = visit("write", lang=lang, width=width)
+    is_busy = True
+
+    def disturbed(route: Route) -> None:
+        reply = route.fetch()
+        body = reply.json()
+        for name in ("prefill", "decode"):
+            body[name]["agrees"] = not (is_busy and name == "prefill")
+        route.fulfill(response=reply, json=body)
+
+    page.route("**/explain/time", disturbed)
+    page.click("#tab-time")
+    settled(page, "time")
+    assert words in page.locator(".panel-time .problem").inner_text()
+    assert page.locator(".panel-time td.bad").count() == 1
+    assert page.locator("[data-sum='prefill.difference'].bad").count() == 1
+    is_busy = False
+    page.click(".panel-time .button")
+    expecting(page.locator(".panel-time .problem")).to_have_count(0)
+    assert page.locator(".panel-time td.bad").count() == 0
+
+
+def test_under_another_checkpoint_it_says_that_the_served_one_is_timed(visit: Visit) -> None:
+    page = visit("time")
+    note = page.locator(".panel-time .elsewhere")
+    assert note.count() == 0
+    page.focus("#checkpoint-at")
+    page.keyboard.press("Home")
+    expecting(note).to_contain_text("checkpoint 10;")
+
+
 def test_a_saved_page_has_the_measurement_that_was_seen(
     visit: Visit, browser: Browser, tmp_path: Path
 ) -> None:

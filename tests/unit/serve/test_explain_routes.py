@@ -406,6 +406,8 @@ def test_where_the_time_goes(engine: str, run: Path, monkeypatch: pytest.MonkeyP
             assert counted == cost_table(CONFIG).parameters
             assert table["sum_us"] == pytest.approx(sum(row["us"] for row in table["rows"]))
             assert table["forward_us"] > 0
+            apart = abs(table["sum_us"] / table["forward_us"] - 1)
+            assert table["agrees"] == (apart <= 0.05)
             assert {row["bound_by"] for row in table["rows"]} <= {"compute", "bandwidth", "overhead"}
             assert all(row["floor_us"] >= 0 and row["us"] >= 0 for row in table["rows"])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from gptwo.infer.candidates import choose_from_top
 from gptwo.infer.native_engine import NativeEngine
 from gptwo.infer.policy import SamplingPolicy
 from gptwo.serve.explaining.steps import Step, native_names, native_steps, reference_steps
+from gptwo.serve.explaining.turns import Timed, by_turns, until_agreed
 
 if TYPE_CHECKING:
     from gptwo.explanation.reference import Reference
@@ -24,24 +25,8 @@ if TYPE_CHECKING:
 # As one writes by default with a filter: what decides the token is among the largest 51.
 _POLICY = SamplingPolicy(temperature=0.8, top_k=50)
 _CANDIDATES = 51
-# A measurement takes about so long. Of two laps of a long pass the quicker may still be a tenth too slow; of four it is
-# within some hundredths.
-_BUDGET_S = 1.5
-_FEWEST_REPEATS = 4
-_MOST_REPEATS = 20
 # A step that takes three times as long as its arithmetic and its bytes need is held up by something else.
 _OVERHEAD = 3.0
-
-
-class Timed(NamedTuple):
-    """The time of each step of the pass that was disturbed least, and of the quickest that was not asked for it.
-
-    One pass's own steps, as those of different ones do not add up: a thread that had to wait for its core is late for
-    one step, and the next seems short.
-    """
-
-    us: Sequence[float]
-    forward_us: float
 
 
 def time_native(
@@ -57,7 +42,7 @@ def time_native(
         session.truncate(0, 0)
         return read()
 
-    prefill = _repeated(
+    prefill = by_turns(
         lambda: fresh(lambda: _timed(session, tokens))[1],
         lambda: fresh(lambda: session.read_top([0], [tokens], [1], _CANDIDATES)),
     )
@@ -70,7 +55,7 @@ def time_native(
         sampling_us = (time.perf_counter() - begin) * 1e6
         text = np.array([token], np.int64)
         held = len(tokens) + step
-        # By turns, as in ``_repeated``: the first of two finds the processor's caches as sampling left them.
+        # By turns, as in ``by_turns``: the first of two finds the processor's caches as sampling left them.
         for asks in (True, False) if step % 2 else (False, True):
             session.truncate(0, held)
             if asks:
@@ -91,8 +76,18 @@ def time_native(
                 "python_us": us[-1],
             }
         )
-    decode = Timed(min(laps, key=sum), min(walls))
     middle = len(tokens) + decode_tokens // 2
+
+    def again(read: Callable[[], Any]) -> Any:
+        session.truncate(0, middle)
+        return read()
+
+    decode = until_agreed(
+        laps,
+        walls,
+        lambda: again(lambda: _timed(session, text))[1],
+        lambda: again(lambda: session.read_top([0], [text], [1], _CANDIDATES)),
+    )
     steps = {
         "prefill": (native_steps(config, len(tokens), 0, **measured), prefill),
         "decode": (native_steps(config, 1, middle, **measured), decode),
@@ -121,7 +116,7 @@ def time_reference(
     config = reference.config
     tokens = tokens[: config.context - decode_tokens]
     run = reference_steps(reference, tokens)
-    prefill = _repeated(run.timed, run.plain)
+    prefill = by_turns(run.timed, run.plain)
     session = engine.start(slots=1, capacity=len(tokens) + decode_tokens)
     begin = time.perf_counter()
     top = session.read_top([0], [tokens], [1], _CANDIDATES)[0]
@@ -166,25 +161,15 @@ def _drawn(top: Top, words: Words, step: int) -> int:
     return int(ids[choose_from_top(ids, logits, _POLICY, drawable=words.count, seed=0, step=step)])
 
 
-def _repeated(timed: Callable[[], list[float]], plain: Callable[[], Any]) -> Timed:
-    """By turns, so that what else the machine does meets both alike; after one of each that does not count."""
-    timed()
-    begin = time.perf_counter()
-    plain()
-    once_s = time.perf_counter() - begin
-    laps, walls = [], []
-    for _ in range(min(_MOST_REPEATS, max(_FEWEST_REPEATS, int(_BUDGET_S / (2 * once_s + 1e-9))))):
-        laps.append(timed())
-        begin = time.perf_counter()
-        plain()
-        walls.append((time.perf_counter() - begin) * 1e6)
-    return Timed(min(laps, key=sum), min(walls))
-
-
 def _table(steps: Sequence[Step], timed: Timed, ceilings: Ceilings, dtype: str) -> dict[str, Any]:
     flops_per_s = _speed(ceilings, dtype)
     rows = [_row(step, us, flops_per_s, ceilings) for step, us in zip(steps, timed.us, strict=True)]
-    return {"rows": rows, "sum_us": float(sum(timed.us)), "forward_us": timed.forward_us}
+    return {
+        "rows": rows,
+        "sum_us": float(sum(timed.us)),
+        "forward_us": timed.forward_us,
+        "agrees": timed.agrees,
+    }
 
 
 def _row(step: Step, us: float, flops_per_s: float, ceilings: Ceilings) -> dict[str, Any]:

@@ -44,3 +44,8 @@ export function checkpointSlider(root, { model, state, set }) {
   say(at());
   root.replaceChildren(h("label", { for: "checkpoint-at", text: t("shell.checkpoint") }), input, output, play);
 }
+
+/** Whether another checkpoint than the one that is served is looked at: that one neither writes nor is timed. */
+export function isElsewhere({ state: { checkpoint }, model: { checkpoint: served, checkpoints } }) {
+  return checkpoint !== null && checkpoints !== null && checkpoint !== served;
+}

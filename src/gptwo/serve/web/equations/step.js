@@ -16,6 +16,7 @@ export class Step {
   #entry = h("div", { class: "numbers" });
   #inputs = h("p", { class: "row indices" });
   #said = h("p", { class: "muted note", hidden: true });
+  #place = h("span", { class: "place", "aria-hidden": "true" });
   #what = h("p", { class: "note" });
   #shape = h("p", { class: "shape" });
   #bars = null;
@@ -24,7 +25,7 @@ export class Step {
   #drawn = "";
   #entryDrawn = "";
 
-  constructor(definition, place, view, signal) {
+  constructor(definition, view, signal) {
     this.definition = definition;
     this.#view = view;
     this.title = t(`equations.step_${definition.id}`);
@@ -35,7 +36,7 @@ export class Step {
     const beside = definition.pictures[0].cell !== undefined;
     this.node = h("article", { class: "card step", id: `step-${definition.id}`, tabindex: -1, "aria-labelledby": `title-${definition.id}` },
       h("header", {},
-        h("h3", { id: `title-${definition.id}` }, h("span", { class: "place", "aria-hidden": "true", text: place }), this.title),
+        h("h3", { id: `title-${definition.id}` }, this.#place, this.title),
         this.#shape),
       this.#what,
       h("div", { class: "formulas" }, ...[definition.formula].flat().map((source) => h("div", { class: "set" }, lines(source)))),
@@ -56,8 +57,9 @@ export class Step {
     this.node.focus({ preventScroll: true });
   }
 
-  /** What does not wait for numbers. */
-  prepare() {
+  /** What does not wait for numbers; `place` is the step's number among those that are shown. */
+  prepare(place) {
+    this.#place.textContent = place;
     const { sizes } = this.#view.around;
     this.#what.textContent = t(`equations.what_${this.definition.id}`, { factor: number(sizes.F / sizes.D) });
     const read = (as) => this.definition.shape.replace(/\{(\w)\}/g, (_, letter) => as(letter));

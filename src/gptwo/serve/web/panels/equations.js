@@ -41,7 +41,7 @@ class View {
     this.language = app.language;
     this.app = app;
     this.#around = new Around(app);
-    this.#steps = STEPS.map((definition, i) => new Step(definition, i + 1, this, this.#work.signal));
+    this.#steps = STEPS.map((definition) => new Step(definition, this, this.#work.signal));
     this.#choosers = ["layer", "head"].map((name) => this.#chooser(name));
     const map = h("nav", { class: "map", "aria-label": t("equations.map") }, ...PARTS.map((part) => h("div", {},
       h("h3", { class: "part-name", "data-part": part }),
@@ -94,9 +94,11 @@ class View {
     const { layer, head, layers } = this.#around;
     for (const { select, name } of this.#choosers) select.value = { layer, head }[name];
     for (const node of this.root.querySelectorAll(".part-name")) node.textContent = t(`equations.part_${node.dataset.part}`, { layer: number(layer), layers: number(layers) });
+    let place = 0;
     for (const step of this.#steps) {
       step.node.hidden = step.definition.after !== undefined && layer <= step.definition.after;
-      step.prepare();
+      if (!step.node.hidden) place += 1;
+      step.prepare(place);
     }
     this.root.querySelector("[data-step=input]").hidden = layer === 0;
     const inSight = this.#steps.filter((step) => step.inSight);

@@ -1,5 +1,6 @@
 // Where the time goes: every step of a prompt's pass and of one token's, measured, beside what this machine can do.
 
+import { isElsewhere } from "../checkpoints.js";
 import { h } from "../dom.js";
 import { fixed, number, percent, quantity, signed, t } from "../i18n.js";
 import { legend, passPicture, roofline, SHARES, timelinePicture } from "../timepictures.js";
@@ -92,7 +93,7 @@ function summary(root, app, result) {
   const passes = PASSES.filter((name) => result[name] !== null);
   const tokensOf = { prefill: result.prefill.rows[0].shape[1], decode: 1 };
   const sum = (name, key) => result[name].rows.reduce((total, row) => total + row[key], 0);
-  const row = (key, of, more = {}) => h("tr", {}, h("th", { scope: "row", text: t(`time.${key}`) }), ...passes.map((name) => h("td", { class: "n", "data-sum": `${name}.${key}`, ...more, text: of(name) })));
+  const row = (key, of, marked = () => false) => h("tr", {}, h("th", { scope: "row", text: t(`time.${key}`) }), ...passes.map((name) => h("td", { class: marked(name) || "n", "data-sum": `${name}.${key}`, text: of(name) })));
   const said = h("span", { class: "muted spoken", role: "status" });
   const select = h("select", { disabled: app.saved, on: { change: () => {
     app.state.decode = Number(select.value);
@@ -102,16 +103,18 @@ function summary(root, app, result) {
   return h("div", { class: "card" },
     h("h2", { text: t("time.whole") }),
     h("p", { class: "muted note", text: result.engine }),
+    isElsewhere(app) && h("p", { class: "muted note elsewhere", text: t("time.elsewhere", { step: number(app.state.checkpoint) }) }),
     h("div", { class: "row controls" }, h("label", { class: "row" }, h("span", { text: t("time.count") }), select), again, said),
     scrolling(t("time.whole"), h("table", { class: "whole" },
       h("thead", {}, h("tr", {}, h("td"), ...passes.map((name) => h("th", { scope: "col", class: "n", text: t(`time.${name}_of`, { tokens: number(tokensOf[name]), depth: number(result.depth) }) })))),
       h("tbody", {},
         row("sum", (name) => `${fixed(result[name].sum_us, 0)} µs`),
         row("forward", (name) => `${fixed(result[name].forward_us, 0)} µs`),
-        row("difference", (name) => `${signed(100 * (result[name].sum_us / result[name].forward_us - 1), 1)}%`),
+        row("difference", (name) => `${signed(100 * (result[name].sum_us / result[name].forward_us - 1), 1)}%`, (name) => !result[name].agrees && "n bad"),
         row("speed", (name) => fixed(tokensOf[name] / result[name].forward_us * 1e6, 1)),
         row("flops", (name) => quantity(sum(name, "flops"), "FLOP")),
         row("bytes", (name) => quantity(sum(name, "bytes"), "B"))))),
+    passes.some((name) => !result[name].agrees) && h("p", { class: "problem", text: t("time.busy") }),
     result.decode === null && h("p", { class: "muted note", text: t("time.no_decode") }),
     h("p", { class: "muted note", text: t("time.ceilings", {
       flops: quantity(ceilings.flops_per_s, "FLOP/s"), dtype: ceilings.dtype, bytes: quantity(ceilings.read_bytes_per_s, "B/s"),

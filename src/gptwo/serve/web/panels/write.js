@@ -1,5 +1,6 @@
 // Write: the model goes on from the prompt, and each token shows what it was drawn from.
 
+import { isElsewhere } from "../checkpoints.js";
 import { debounced, h } from "../dom.js";
 import { fixed, number, percent, t } from "../i18n.js";
 import { plain, visible } from "../tokens.js";
@@ -92,8 +93,7 @@ function build(root, app) {
 /** Another checkpoint than the one that is served can be looked at, and doesn't write. */
 function served(root, app) {
   const { checkpoint } = app.state;
-  const checkpoints = app.model.checkpoints;
-  const other = checkpoint !== null && checkpoints !== null && checkpoint !== app.model.checkpoint;
+  const other = isElsewhere(app);
   root.querySelector(".go").disabled = other && !running;
   const note = root.querySelector(".elsewhere");
   note.hidden = !other;
