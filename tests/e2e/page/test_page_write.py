@@ -158,3 +158,20 @@ def test_nothing_is_written_and_nothing_lost_when_the_prompt_is_refused(visit: V
     page.click(".go")
     page.wait_for_url("**tokens=**")
     written(page)
+
+
+def test_a_token_drawn_from_beyond_the_most_probable_has_its_row(visit: Visit, model: LanguageModel) -> None:
+    logits = gptwo.explain(model, PROMPT).logits[-1]
+    ids = np.asarray(model.tokenizer.encode(PROMPT))
+    policy = SamplingPolicy(temperature=2.0)
+    most = set(np.argsort(-logits, kind="stable")[:20].tolist())
+    draws = (
+        (seed, choose(logits, ids, policy, prompt_tokens=len(ids), seed=seed, step=0)) for seed in range(1000)
+    )
+    seed, drawn = next((seed, token) for seed, token in draws if token not in most)
+    page = visit(temperature=2, top_k=0, top_p=1, seed=seed)
+    assert len(column(page, 2)) == 21
+    assert page.locator("tr.drawn.beyond > :nth-child(2)").inner_text() == str(drawn)
+    assert page.locator("tr.drawn.beyond > :nth-child(3)").inner_text() == f"{logits[drawn]:.2f}".replace(
+        "-", "−"
+    )

@@ -310,7 +310,12 @@ def test_sampling_stage_by_stage(during: Any, found: Explanation, asked: dict[st
         assert names == [(stage.name, stage.kept) for stage in expected.stages]
         for got, stage in zip(reply["stages"], expected.stages, strict=True):
             ids = [one["id"] for one in got["top"]]
-            assert len(ids) == min(20, stage.kept) or stage.probabilities[stage.logits.argsort()[-20]] == 0
+            most = min(20, stage.kept)
+            assert len(ids[:20]) == most or stage.probabilities[stage.logits.argsort()[-20]] == 0
+            stands = found.tokens[12:13].tolist()
+            assert len(ids) == len(set(ids))
+            assert set(ids[20:]) <= {expected.token, *stands}
+            assert expected.token in ids
             SAME.assert_close([one["value"] for one in got["top"]], stage.logits[ids], stage.name)
             SAME.assert_close([one["p"] for one in got["top"]], stage.probabilities[ids], stage.name)
 

@@ -73,7 +73,7 @@ def following(explanation: Explanation, words: Words, asked: NextQuery) -> dict[
 def sampled(
     explanation: Explanation, words: Words, policy: SamplingPolicy, asked: SamplingRequest
 ) -> dict[str, Any]:
-    """The stages, each with its most probable tokens, and the draw."""
+    """The stages, each with its most probable tokens, the one drawn and the one that stands there, and the draw."""
     from gptwo.explanation.sampling import draw_in_stages
 
     at = asked.position
@@ -85,13 +85,13 @@ def sampled(
         seed=asked.seed,
         step=asked.step,
     )
-    # The same tokens as /next shows of the logits, as far as a stage has them.
+    # The same tokens as /next shows of the logits, as far as a stage has them, and those that are asked about anyway.
+    besides = [drawn.token, *explanation.tokens[at + 1 : at + 2].tolist()]
     stages = []
     for stage in drawn.stages:
         probabilities = stage.probabilities
-        ids = [
-            i for i in largest(stage.logits, min(_TOP, len(stage.logits))).tolist() if probabilities[i] > 0
-        ]
+        most = largest(stage.logits, min(_TOP, len(stage.logits))).tolist()
+        ids = [i for i in dict.fromkeys([*most, *besides]) if probabilities[i] > 0]
         top = [{**words.entry(i), "value": float(stage.logits[i]), "p": float(probabilities[i])} for i in ids]
         stages.append({"name": stage.name, "kept": stage.kept, "top": top})
     token = {**words.entry(drawn.token), "u": drawn.u, "low": drawn.low, "high": drawn.high}

@@ -237,13 +237,16 @@ function table(app, { after, from, next, sampling }) {
   const actual = after ? tokens[from + 1]?.id : tokens[app.state.position].id;
   const stages = sampling.stages.map((stage) => ({ ...stage, by: new Map(stage.top.map((entry) => [entry.id, entry])) }));
   const highest = Math.max(...stages.flatMap((stage) => stage.top.map((entry) => entry.p)));
-  const rows = next.top.map((entry) => {
+  // The token drawn and the one that stands there, where they are not among the most probable.
+  const known = new Set(next.top.map((entry) => entry.id));
+  const beyond = stages[0].top.filter((entry) => !known.has(entry.id)).map((entry) => ({ ...entry, logit: entry.value }));
+  const rows = [...next.top, ...beyond].map((entry, i) => {
     const drawn = entry.id === sampling.drawn.id;
     const take = h("button", {
       type: "button", class: "take", disabled: app.saved, "data-key": `take-${entry.id}`, title: t("write.take", { token: plain(entry) }), "aria-label": t("write.take", { token: plain(entry) }),
       on: { click: () => write(document.querySelector(".panel-write"), app, [...tokens.slice(0, from + 1).map((token) => token.id), entry.id]) },
     }, ...visible(entry, { most: 16 }));
-    return h("tr", { class: `${drawn ? "drawn" : ""} ${entry.id === actual ? "actual" : ""}` },
+    return h("tr", { class: `${drawn ? "drawn" : ""} ${entry.id === actual ? "actual" : ""} ${i >= next.top.length ? "beyond" : ""}` },
       h("th", { scope: "row" }, take),
       h("td", { class: "n id", text: String(entry.id) }),
       h("td", { class: "n", text: fixed(entry.logit) }),
