@@ -96,7 +96,7 @@ def visit(browser: Browser, page_server: RunningServer) -> Iterator[Visit]:
         page.set_default_timeout(20_000)
         page.on("console", lambda message: said.append(message.text) if _is_a_fault(message.text) else None)
         page.on("pageerror", lambda error: said.append(str(error)))
-        host = urlsplit(page_server.url).netloc
+        host = urlsplit(url or page_server.url).netloc
         page.on("request", lambda asked: said.append(asked.url) if _leaves(asked.url, host) else None)
         query = urlencode({"prompt": PROMPT, **link})
         page.goto(url or f"{page_server.url}/?lang={lang}#{panel}?{query}")
