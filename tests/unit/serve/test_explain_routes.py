@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from served import Client
 
 import gptwo
 from gptwo import Explanation
+from gptwo.base.lock import FolderLock
 from gptwo.costs import cost_table
 from gptwo.explanation.pooling import pooled
 from gptwo.explanation.sampling import draw_in_stages
@@ -433,6 +435,33 @@ def test_the_log_of_a_run(during: Any, run: Path) -> None:
         assert later == [{"step": 20, "loss": 3.25, "val_loss": 3.4}]
 
     during(body)
+
+
+def test_the_log_of_a_run_that_trains(model: LanguageModel, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    log = run / "metrics.jsonl"
+    log.write_text('{"step": 10, "loss": 3.5}\n{"step": 20, "loss": 3.25}\n', encoding="utf-8")
+    lock = FolderLock(run)
+
+    async def body(client: Client) -> None:
+        assert (await client.get("/explain/model")).json["live"] is True
+        reply = (await client.get("/explain/training")).json
+        assert (reply["live"], reply["checkpoints"]) == (True, list(STEPS))
+        with log.open("a", encoding="utf-8") as file:
+            file.write('{"step": 30, "loss": 3.0}\n')
+        checkpoints = run / "checkpoints"
+        shutil.copytree(checkpoints / "step-00000020", checkpoints / "step-00000030")
+        more = (await client.get("/explain/training?after=20")).json
+        assert more["records"] == [{"step": 30, "loss": 3.0}]
+        assert (more["live"], more["checkpoints"]) == (True, [*STEPS, 30])
+        assert (await explained(client, checkpoint=30))["checkpoint"] == 30
+        lock.release()
+        assert (await client.get("/explain/training?after=30")).json["live"] is False
+
+    try:
+        serve(load(run), body)
+    finally:
+        lock.release()
 
 
 def test_explanations_take_turns_and_all_are_answered(during: Any, found: Explanation) -> None:

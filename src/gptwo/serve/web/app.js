@@ -1,7 +1,7 @@
 // The shell: the prompt and its tokens, the panels, the state they share, and the link that restores it.
 
 import { Api, ApiError } from "./api.js";
-import { checkpointSlider } from "./checkpoints.js";
+import { checkpointSlider, growSlider } from "./checkpoints.js";
 import { debounced, h, roving } from "./dom.js";
 import { LANGUAGES, language, preferred, number, scientific, t, use } from "./i18n.js";
 import { askKey } from "./key.js";
@@ -64,7 +64,7 @@ function set(patch) {
   if ("position" in patch) showPosition();
   if ("checkpoints" in patch) {
     app.model.checkpoints = patch.checkpoints;
-    checkpointSlider(element("checkpoint"), app);
+    growSlider(element("checkpoint"), app);
   }
   for (const fn of [...listeners]) fn(patch);
   return Promise.resolve();
