@@ -175,12 +175,12 @@ def test_a_sum_that_is_not_the_whole_is_marked(visit: Visit, lang: str, width: i
     page.route("**/explain/time", disturbed)
     page.click("#tab-time")
     settled(page, "time")
-    assert words in page.locator(".panel-time .problem").inner_text()
+    assert words in page.locator(".panel-time .disturbed").inner_text()
     assert page.locator(".panel-time td.bad").count() == 1
     assert page.locator("[data-sum='prefill.difference'].bad").count() == 1
     is_busy = False
     page.click(".panel-time .button")
-    expecting(page.locator(".panel-time .problem")).to_have_count(0)
+    expecting(page.locator(".panel-time .disturbed")).to_have_count(0)
     assert page.locator(".panel-time td.bad").count() == 0
 
 

@@ -114,7 +114,7 @@ function summary(root, app, result) {
         row("speed", (name) => fixed(tokensOf[name] / result[name].forward_us * 1e6, 1)),
         row("flops", (name) => quantity(sum(name, "flops"), "FLOP")),
         row("bytes", (name) => quantity(sum(name, "bytes"), "B"))))),
-    passes.some((name) => !result[name].agrees) && h("p", { class: "problem", text: t("time.busy") }),
+    passes.some((name) => !result[name].agrees) && h("p", { class: "disturbed", text: t("time.busy") }),
     result.decode === null && h("p", { class: "muted note", text: t("time.no_decode") }),
     h("p", { class: "muted note", text: t("time.ceilings", {
       flops: quantity(ceilings.flops_per_s, "FLOP/s"), dtype: ceilings.dtype, bytes: quantity(ceilings.read_bytes_per_s, "B/s"),
