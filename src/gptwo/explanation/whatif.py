@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,17 +74,21 @@ def continuation(
     policy: SamplingPolicy | None = None,
     seed: int = 0,
     eot_id: int | None = None,
+    stopped: Callable[[], bool] | None = None,
 ) -> list[int]:
     """The ids that follow ``tokens`` with the parts changed, greedy without a ``policy``; to C tokens at most.
 
     Every step is a whole pass, so that a mean is that of all positions so far. A patch holds at the prompt's positions:
-    beyond them a part gives what it gives. Ends after ``eot_id``.
+    beyond them a part gives what it gives. Ends after ``eot_id``, and between blocks when ``stopped()``: then with
+    what there is.
     """
     policy = policy or SamplingPolicy(temperature=0.0)
     ids = list(map(int, tokens))
     while len(ids) < min(len(tokens) + max_new_tokens, reference.config.context):
         x_TD = embed(reference, torch.tensor(ids, device=reference.device))
         for layer in range(reference.config.n_layer):
+            if stopped is not None and stopped():
+                return ids[len(tokens) :]
             x_TD = run_block(reference, layer, x_TD, changes=changes)
         logits_V = unembed(reference, final_norm(reference, x_TD[-1:]))[0]
         ids.append(

@@ -17,7 +17,8 @@ from gptwo.serve.writing import Piece, Writing
 
 # Of a token with its log-probability, in JSON: what an alternative adds is about the same.
 _TOKEN_BYTES = 64
-_CLIENT_CLOSED = 499
+CLIENT_CLOSED = 499
+"""What the log has for a request whose client left: no reply reaches it."""
 
 
 @dataclass
@@ -99,7 +100,7 @@ async def whole_reply(
     finally:
         tally.close()
     if texts is None:
-        return Response(status_code=_CLIENT_CLOSED)
+        return Response(status_code=CLIENT_CLOSED)
     tokens = [token for text in texts for token in (*text.tokens, *text.prompt) if token is not None]
     size = _TOKEN_BYTES * sum(1 + len(token.top) for token in tokens)
     fields = {**envelope, "usage": tally.usage}

@@ -144,3 +144,17 @@ def test_the_heat_map_of_other_prompts_is_taken_away(visit: Visit) -> None:
     page.click(".panel-whatif .button")
     expecting(page.locator(".panel-whatif .spoken")).to_contain_text("as many as the first")
     assert page.locator(".heat svg").count() == 0
+
+
+def test_the_continuation_says_that_it_is_written(visit: Visit) -> None:
+    page = visit("whatif")
+    held: list[Any] = []
+    page.route("**/explain/continue", lambda route: held.append(route))  # noqa: PLW0108
+    page.click("[data-place='0.0']")
+    expecting(page.locator(".going-on [role=status]")).to_have_text(
+        "Writing 20 tokens before and after the change…"
+    )
+    assert held[0].request.post_data_json["max_tokens"] == 20
+    held[0].continue_()
+    page.wait_for_selector(".going-on .continuation >> nth=1")
+    assert page.locator(".going-on [role=status]").count() == 0

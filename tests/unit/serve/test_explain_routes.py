@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +20,7 @@ import gptwo
 from gptwo import Explanation
 from gptwo.base.lock import FolderLock
 from gptwo.costs import cost_table
+from gptwo.explanation import whatif
 from gptwo.explanation.pooling import pooled
 from gptwo.explanation.sampling import draw_in_stages
 from gptwo.explanation.whatif import continuation, heat_map
@@ -379,6 +382,38 @@ def test_what_is_written_then(during: Any, model: LanguageModel, found: Explanat
             assert [token["id"] for token in reply[name]["tokens"]] == ids
             assert reply[name]["text"] == model.tokenizer.decode(ids)
         assert before != after
+
+    during(body)
+
+
+def test_a_continuation_ends_when_its_client_leaves_and_lets_the_next_one_in(
+    during: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = 0
+    begun, go_on = threading.Event(), threading.Event()
+    real = whatif.run_block
+
+    def counted(*given: Any, **named: Any) -> Any:
+        nonlocal passes
+        passes += 1
+        begun.set()
+        assert go_on.wait(60)
+        return real(*given, **named)
+
+    monkeypatch.setattr(whatif, "run_block", counted)
+
+    async def body(client: Client) -> None:
+        asked = {"prompt": PROMPT, "max_tokens": 40, "ablate": [{"layer": 0, "head": 1}]}
+        connection, running = client.connect("/explain/continue", json.dumps(asked).encode())
+        await asyncio.to_thread(begun.wait, 60)
+        next_one = asyncio.create_task(client.post("/explain/prompt", {"prompt": "another"}))
+        connection.close()
+        await asyncio.sleep(0.1)
+        assert not next_one.done(), "the thread still runs"
+        go_on.set()
+        assert (await next_one).status == 200
+        await running
+        assert passes == 1, "of 2 texts of 40 tokens in 2 layers"
 
     during(body)
 

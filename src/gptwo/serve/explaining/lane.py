@@ -23,8 +23,14 @@ class Lane:
         self._inside = {True: 0, False: 0}
         self._turn = asyncio.Lock()
 
-    async def run(self, work: Callable[[], Result], *, model_run: bool = False) -> Result:
-        """``work()`` in a thread, when its turn comes.
+    async def run(
+        self,
+        work: Callable[[], Result],
+        *,
+        model_run: bool = False,
+        on_leave: Callable[[], None] | None = None,
+    ) -> Result:
+        """``work()`` in a thread, when its turn comes; ``on_leave`` is told when who asked leaves while it runs.
 
         ``QueueFullError`` when as many wait as may: fewer of those that run a model than of those that only look.
         """
@@ -37,7 +43,13 @@ class Lane:
         try:
             async with self._turn:
                 work_done = in_daemon_thread(work, "gptwo-explain")
-                # Whoever leaves does not let the next one in while the thread still runs.
-                return await asyncio.shield(work_done)
+                try:
+                    return await asyncio.shield(work_done)
+                except asyncio.CancelledError:
+                    if on_leave is not None:
+                        on_leave()
+                        # The next one comes in when the thread has ended, which it now does soon.
+                        await asyncio.wait({work_done})
+                    raise
         finally:
             self._inside[model_run] -= 1

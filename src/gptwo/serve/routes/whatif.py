@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 
 from fastapi import APIRouter
@@ -9,12 +10,14 @@ from fastapi.requests import Request
 from fastapi.responses import Response
 
 from gptwo.serve.body import read_body
+from gptwo.serve.events import unless_gone
 from gptwo.serve.offload import encode
 from gptwo.serve.openapi import json_body, replies
 from gptwo.serve.prompts import encode_prompts
 from gptwo.serve.routes.explain import changes_of, require_below, tokens_of
 from gptwo.serve.schemas.explain import ContinueRequest, ExplainReply, HeatMapRequest
 from gptwo.serve.serving import Serving
+from gptwo.serve.texts import CLIENT_CLOSED
 
 
 def router(serving: Serving) -> APIRouter:
@@ -58,6 +61,7 @@ def router(serving: Serving) -> APIRouter:
         asked = await read_body(serving, request, ContinueRequest)
         tokens = await tokens_of(serving, asked.prompt, asked.tokens)
         changes = await changes_of(serving, asked)
+        left = threading.Event()
 
         def run() -> bytes:
             from gptwo.explanation.whatif import continuation
@@ -69,6 +73,7 @@ def router(serving: Serving) -> APIRouter:
                 tokens,
                 max_new_tokens=asked.max_tokens,
                 eot_id=serving.tokenizer.eot_id,
+                stopped=left.is_set,
             )
             changed = explaining.changes(reference, tokens, **changes)
             texts = {"before": write(), "after": write(changes=changed)}
@@ -80,6 +85,11 @@ def router(serving: Serving) -> APIRouter:
                 }
             )
 
-        return Response(await explaining.lane.run(run, model_run=True), media_type="application/json")
+        # As many whole passes as tokens, twice: nobody else waits for what its client no longer does.
+        work = explaining.lane.run(run, model_run=True, on_leave=left.set)
+        content = await unless_gone(request.receive, work)
+        if content is None:
+            return Response(status_code=CLIENT_CLOSED)
+        return Response(content, media_type="application/json")
 
     return routes

@@ -15,6 +15,8 @@ const CELL = [20, 36];
 const PICTURE_WIDTH = 260;
 
 const CONTINUATION = 20;
+// Each token is a whole pass, twice: of a long prompt fewer are asked for, 2 at 1,000 tokens.
+const CONTINUATION_PASSES = 2000;
 
 let mode = "zero";
 let work = new AbortController();
@@ -123,13 +125,16 @@ async function refresh(card, app) {
     const next = (id) => app.api.json(`/explain/prompt/${id}/next?position=${position}&k=${CANDIDATES}`, undefined, { signal });
     const [before, after] = await Promise.all([next(explanation.id), next(changed.id)]);
     card.replaceChildren(...compared(app, { before, after, changed }), goOn);
-    const texts = await app.api.json("/explain/continue", { ...of, max_tokens: CONTINUATION }, { signal, keep: true });
+    const most = Math.min(CONTINUATION, Math.ceil(CONTINUATION_PASSES / tokens.length));
+    goOn.replaceChildren(h("p", { class: "muted", role: "status", text: t("whatif.going_on", { n: number(most) }) }));
+    const texts = await app.api.json("/explain/continue", { ...of, max_tokens: most }, { signal, keep: true });
     goOn.replaceChildren(h("h3", { text: t("whatif.continuation") }), continuation("before", texts), continuation("after", texts));
   } catch (error) {
     if (error.name === "AbortError") return undefined;
     if (error.status === undefined) throw error;
     // What was there is of other edits, or of another token, unless only the continuation failed.
     if (!card.contains(goOn)) card.replaceChildren(h("h2", { text: t("whatif.results") }));
+    goOn.replaceChildren();
     card.append(problem(error));
   } finally {
     if (!signal.aborted) card.classList.remove("working");
