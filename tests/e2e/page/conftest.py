@@ -12,7 +12,7 @@ import pytest
 
 import gptwo
 from command import process
-from page_visit import PROMPT, Visit, settled
+from page_visit import PATIENCE_MS, PROMPT, Visit, settled
 from running_server import RunningServer, running_server
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def visit(browser: Browser, page_server: RunningServer) -> Iterator[Visit]:
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(PATIENCE_MS)
         page.on("console", lambda message: said.append(message.text) if _is_a_fault(message.text) else None)
         page.on("pageerror", lambda error: said.append(str(error)))
         host = urlsplit(url or page_server.url).netloc

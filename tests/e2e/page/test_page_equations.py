@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import gptwo
-from page_visit import PROMPT, Visit, expecting, settled
+from page_visit import PATIENCE_MS, PROMPT, Visit, expecting, settled
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -255,7 +255,7 @@ def test_a_saved_page_has_every_step_with_the_chosen_entry(
 
     context = browser.new_context(offline=True, locale="en", viewport={"width": 1280, "height": 900})
     saved = context.new_page()
-    saved.set_default_timeout(20_000)
+    saved.set_default_timeout(PATIENCE_MS)
     saved.goto(file.as_uri())
     settled(saved, "equations")
     for step in EVERY_STEP:

@@ -81,13 +81,11 @@ def test_the_parts_add_up_to_the_logit_that_python_gives(visit: Visit, model: La
     last = len(found.tokens) - 1
     is_shown(page, found.contributions(last, int(found.top.ids[last, 0])))
     # Another token, by keys alone.
+    shown = [page.query_selector("[data-term=total]"), page.locator("[data-term=total]").inner_text()]
     page.focus(".parts select")
     page.keyboard.press("ArrowDown")
     expecting(page.locator(".parts select")).to_have_value(str(found.top.ids[last, 1]))
-    page.wait_for_function(
-        "([node, text]) => !node.isConnected || node.textContent !== text",
-        arg=[page.query_selector("[data-term=total]"), page.locator("[data-term=total]").inner_text()],
-    )
+    page.wait_for_function("([node, text]) => !node.isConnected || node.textContent !== text", arg=shown)
     is_shown(page, found.contributions(last, int(found.top.ids[last, 1])))
 
 
