@@ -99,6 +99,11 @@ def test_the_heat_map_is_what_python_gives_and_its_squares_are_patched(
             assert change == pytest.approx(patched - before, abs=6e-4)
     page.locator(".heat rect:not(.ground)").nth(1).click()
     page.wait_for_selector("[data-place='0.1'][data-value=patch]")
+    # And by keys alone: the head below it.
+    page.focus(".heat rect[role=button][tabindex='0']")
+    for key in ("ArrowRight", "ArrowDown", "Enter"):
+        page.keyboard.press(key)
+    page.wait_for_selector("[data-place='1.1'][data-value=patch]")
 
 
 def test_prompts_of_two_lengths_are_refused_in_words(visit: Visit) -> None:

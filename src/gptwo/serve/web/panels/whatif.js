@@ -267,13 +267,20 @@ function heatPicture(grid, choose) {
   const [L, H] = [grid.length, grid[0].length];
   const cell = Math.max(CELL[0], Math.min(CELL[1], Math.floor(PICTURE_WIDTH / H)));
   const largest = Math.max(...grid.flat().map(Math.abs)) || 1;
-  const squares = grid.flatMap((row, layer) => row.map((change, head) =>
-    s("rect", { x: 28 + head * cell, y: 20 + layer * cell, width: cell - 1, height: cell - 1, class: change > 0 ? "warm" : "cool", "fill-opacity": (Math.abs(change) / largest).toFixed(3), on: { click: () => choose(layer, head) } },
-      s("title", { text: t("whatif.heat_cell", { layer, head, change: signed(change, 3) }) }))));
+  const squares = grid.flatMap((row, layer) => row.map((change, head) => {
+    const name = t("whatif.heat_cell", { layer, head, change: signed(change, 3) });
+    return s("rect", {
+      x: 28 + head * cell, y: 20 + layer * cell, width: cell - 1, height: cell - 1, class: change > 0 ? "warm" : "cool", "fill-opacity": (Math.abs(change) / largest).toFixed(3),
+      role: "button", tabindex: layer === 0 && head === 0 ? 0 : -1, "aria-label": name,
+      on: { click: () => choose(layer, head), keydown: (event) => [" ", "Enter"].includes(event.key) && (event.preventDefault(), choose(layer, head)) },
+    }, s("title", { text: name }));
+  }));
   const label = (text, x, y, anchor) => s("text", { x, y, class: "tick", "text-anchor": anchor, "dominant-baseline": "middle", text });
-  return s("svg", { width: Math.max(28 + H * cell, PICTURE_WIDTH), height: 20 + L * cell + 26, class: "plot", role: "img", "aria-label": t("whatif.heat") },
+  const svg = s("svg", { width: Math.max(28 + H * cell, PICTURE_WIDTH), height: 20 + L * cell + 26, class: "plot", role: "group", "aria-label": t("whatif.heat") },
     ...Array.from({ length: H }, (_, head) => label(number(head), 28 + (head + 0.5) * cell, 10, "middle")),
     ...Array.from({ length: L }, (_, layer) => label(number(layer), 20, 20 + (layer + 0.5) * cell, "end")),
     s("rect", { class: "ground", x: 28, y: 20, width: H * cell - 1, height: L * cell - 1 }), ...squares,
     s("text", { x: 28, y: 20 + L * cell + 16, class: "tick", text: t("whatif.heat_scale", { largest: fixed(largest, 2) }) }));
+  roving(svg, () => squares, { across: H });
+  return svg;
 }
