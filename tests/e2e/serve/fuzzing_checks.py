@@ -14,6 +14,7 @@ MESSAGES = "|".join(
     (
         r"expected either a prompt or messages",
         r"expected either a prompt or tokens",
+        r"layer \d+, (its mlp|head \d+) is changed twice; expected once",
         r"expected of a place either a head or mlp: true",
         r"(layer|head|position|token)=\d+ is not possible; expected 0 to \d+.*",
         r"the second prompt has \d+ tokens; expected \d+, .*",

@@ -123,7 +123,19 @@ async def changes_of(serving: Serving, asked: PromptRequest) -> dict[str, Any]:
     if asked.patch is not None:
         changes["other"] = await tokens_of(serving, asked.patch.prompt, asked.patch.tokens, "patch")
         changes["places"] = [_place(one, "patch") for one in asked.patch.places]
+    _require_once([(layer, part) for layer, part, _ in changes.get("ablate", ())], changes.get("places", ()))
     return changes
+
+
+def _require_once(ablated: Sequence[tuple[int, int | str]], patched: Sequence[tuple[int, int | str]]) -> None:
+    """Of a place that is changed twice one change would be lost."""
+    seen = set()
+    for param, places in (("ablate", ablated), ("patch", patched)):
+        for layer, part in places:
+            if (layer, part) in seen:
+                of = "its mlp" if part == "mlp" else f"head {part}"
+                raise ApiError(400, f"layer {layer}, {of} is changed twice; expected once", param=param)
+            seen.add((layer, part))
 
 
 def _place(place: Place, param: str) -> tuple[int, int | str]:
