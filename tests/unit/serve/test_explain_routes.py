@@ -456,6 +456,24 @@ def test_where_the_time_goes(engine: str, run: Path, monkeypatch: pytest.MonkeyP
     serve(load(run, engine=engine), body)
 
 
+def test_ceilings_are_measured_once_in_a_servers_life(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[tuple[Any, ...]] = []
+
+    def ceilings(*given: Any) -> Ceilings:
+        measured.append(given)
+        return CEILINGS
+
+    monkeypatch.setattr("gptwo.perf.ceilings.cached_ceilings", ceilings)
+
+    async def body(client: Client) -> None:
+        for prompt in ("ab", "abc"):
+            reply = await client.post("/explain/time", {"prompt": prompt, "decode_tokens": 1})
+            assert reply.status == 200, reply.body
+
+    serve(load(run, engine="native"), body)
+    assert len(measured) == 1
+
+
 def test_the_log_of_a_run(during: Any, run: Path) -> None:
     (run / "metrics.jsonl").write_text(
         '{"step": 10, "loss": 3.5}\n{"step": 20, "loss": 3.25, "val_loss": 3.4}\n', encoding="utf-8"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gptwo.explanation.reference import Reference
     from gptwo.infer.api import LanguageModel
     from gptwo.infer.engine import Tokens
+    from gptwo.perf.ceilings import Ceilings
     from gptwo.serve.settings import ServeSettings
 
 TOP = 5
@@ -41,6 +42,8 @@ class Explaining:
         self.words = Words(model.tokenizer)
         self._say = say
         self._loaded = False
+        # Of this server's life: those that were measured on a busy machine are in no cache.
+        self._ceilings: Ceilings | None = None
 
     @property
     def reference_bytes(self) -> int:
@@ -156,16 +159,22 @@ class Explaining:
 
     def time(self, tokens: Tokens, decode_tokens: int) -> dict[str, Any]:
         """Where the time goes. The first time the machine's ceilings are measured, too, for some seconds."""
-        from gptwo.perf.ceilings import cached_ceilings
         from gptwo.serve.explaining.timing import time_native, time_reference
 
         engine = self.model.engine
         if isinstance(engine, NativeEngine):
-            ceilings = cached_ceilings("cpu", engine.kernels.threads)
+            ceilings = self._measured_ceilings("cpu", engine.kernels.threads)
             return time_native(engine, tokens, decode_tokens, ceilings, self.words)
         reference = self.reference()
-        ceilings = cached_ceilings(str(reference.device))
+        ceilings = self._measured_ceilings(str(reference.device))
         return time_reference(reference, engine, tokens, decode_tokens, ceilings=ceilings, words=self.words)
+
+    def _measured_ceilings(self, device: str, threads: int | None = None) -> Ceilings:
+        from gptwo.perf.ceilings import cached_ceilings
+
+        if self._ceilings is None:
+            self._ceilings = cached_ceilings(device, threads)
+        return self._ceilings
 
     def _require_memory(self, needed: int, what: str) -> None:
         free = free_memory_bytes()
