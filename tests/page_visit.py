@@ -40,4 +40,5 @@ def expecting(subject: Any) -> Any:
     """playwright's ``expect``, which waits. Found only when called: a machine without it skips these tests."""
     from playwright.sync_api import expect
 
+    expect.set_options(timeout=PATIENCE_MS)
     return expect(subject)

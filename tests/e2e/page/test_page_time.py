@@ -9,7 +9,7 @@ import pytest
 
 import gptwo
 from gptwo.costs import cost_table, forward_operations
-from page_visit import PROMPT, Visit, expecting, settled
+from page_visit import PATIENCE_MS, PROMPT, Visit, expecting, settled
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route
@@ -139,7 +139,7 @@ def test_an_engine_that_cannot_be_looked_into_shows_what_there_is(visit: Visit) 
     page = visit("write")
 
     def fused(route: Route) -> None:
-        reply = route.fetch()
+        reply = route.fetch(timeout=PATIENCE_MS)
         body = reply.json()
         body["decode"] = None
         body["timeline"] = [
@@ -166,7 +166,7 @@ def test_a_sum_that_is_not_the_whole_is_marked(visit: Visit, lang: str, width: i
     is_busy = True
 
     def disturbed(route: Route) -> None:
-        reply = route.fetch()
+        reply = route.fetch(timeout=PATIENCE_MS)
         body = reply.json()
         for name in ("prefill", "decode"):
             body[name]["agrees"] = not (is_busy and name == "prefill")
