@@ -161,7 +161,7 @@ def _rests_on(earlier: Ceilings | None, now: Ceilings) -> dict[str, Any]:
 
     They do not hold where any product or reading memory has moved by more than ``_SAME`` since.
     """
-    moved = {} if earlier is None else {**drift(earlier, now)}
+    moved = {} if earlier is None else drift(earlier, now)
     moved.pop("copy", None)
     return {
         "measured_at": (earlier or now).measured_at,

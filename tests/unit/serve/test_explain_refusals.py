@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +11,10 @@ import pytest
 from explained import CONFIG, PROMPT, explained, load, serve, write_run
 from served import Client
 
-from gptwo.infer.api import LanguageModel
 from gptwo.serve.explaining import explaining as room
 from gptwo.serve.explaining import pictures
 
 T = len(PROMPT)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("run") / "mine")
-
-
-@pytest.fixture(scope="module")
-def model(run: Path) -> LanguageModel:
-    return load(run)
-
-
-@pytest.fixture
-def during(model: LanguageModel) -> Callable[..., None]:
-    def during(body: Callable[[Client], Awaitable[None]], **settings: Any) -> None:
-        serve(model, body, **settings)
-
-    return during
 
 
 BODIES: list[tuple[str, Any, int, str]] = [

@@ -6,7 +6,6 @@ import asyncio
 import json
 import shutil
 import threading
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,27 +38,9 @@ OTHER = PROMPT[::-1]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("run") / "mine")
-
-
-@pytest.fixture(scope="module")
-def model(run: Path) -> LanguageModel:
-    return load(run)
-
-
-@pytest.fixture(scope="module")
 def found(model: LanguageModel) -> Explanation:
     """What Python gives."""
     return gptwo.explain(model, PROMPT)
-
-
-@pytest.fixture
-def during(model: LanguageModel) -> Callable[..., None]:
-    def during(body: Callable[[Client], Awaitable[None]], **settings: Any) -> None:
-        serve(model, body, **settings)
-
-    return during
 
 
 def text(token: int) -> str:
