@@ -47,8 +47,8 @@ NO_CHANGES: Changes = {}
 
 
 def ablations(edits: Iterable[Edit | tuple[Any, ...]], config: GPT2Config) -> dict[Place, Any]:
-    """The changes that ``edits`` ask for; ``ConfigError`` for what the model does not have."""
-    found: dict[Place, Any] = {}
+    """The changes that ``edits`` ask for; ``ConfigError`` for what the model does not have, or is asked for twice."""
+    found: list[tuple[Place, Any]] = []
     for given in each_of("ablate", edits):
         try:
             edit = Edit(*given)
@@ -58,8 +58,19 @@ def ablations(edits: Iterable[Edit | tuple[Any, ...]], config: GPT2Config) -> di
             ) from None
         if edit.to not in _WAYS:
             raise ConfigError(f"ablate: to={edit.to!r} is not possible; expected 'zero' or 'mean'")
-        found[checked_place(edit[:2], config)] = edit.to
-    return found
+        found.append((checked_place(edit[:2], config), edit.to))
+    require_once(place for place, _ in found)
+    return dict(found)
+
+
+def require_once(places: Iterable[Place]) -> None:
+    """``ConfigError`` for a place that is changed twice: one of the two changes would be lost."""
+    seen = set()
+    for place in places:
+        if place in seen:
+            of = "its mlp" if place.part == MLP else f"head {place.part}"
+            raise ConfigError(f"layer {place.layer}, {of} is changed twice; expected once")
+        seen.add(place)
 
 
 def each_of(name: str, places: Any) -> Iterable[Any]:

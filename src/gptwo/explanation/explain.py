@@ -18,6 +18,7 @@ from gptwo.explanation.edits import (
     checked_place,
     each_of,
     require_as_many,
+    require_once,
 )
 from gptwo.explanation.explanation import Explanation, trace
 from gptwo.explanation.reference import Reference
@@ -37,21 +38,21 @@ def explain(
     """The forward pass of ``prompt`` (text or ids), computed by the readable reference model; arrays by name.
 
     ablate   [(layer, head), (layer, "mlp"), (layer, head, "mean"), …]: switched off
-    patch    (another prompt of as many tokens, [(layer, head), (layer, "mlp"), …]): these give what they gave there;
-             what is switched off as well is off
+    patch    (another prompt of as many tokens, [(layer, head), (layer, "mlp"), …]): these give what they gave there
     dtype    "fp32" | "fp64"; None is as the model's engine computes, fp32 at least
+
+    A part is changed once, in ``ablate`` or in ``patch``.
 
     Raises ``ConfigError``, ``ContextLengthError`` or ``TokenizerError``, and for a path what ``gptwo.load`` raises.
     """
     loaded = model if isinstance(model, LanguageModel) else load(model)
     reference = reference_of(loaded, dtype)
     tokens = loaded.prompt_ids(prompt)
-    changes: dict[Place, Any] = {}
-    if patch is not None:
-        other, places = _checked_patch(patch)
-        changes |= patches(reference, loaded.prompt_ids(other), places, len(tokens))
-    changes |= ablations(ablate, reference.config)
-    return trace(reference, tokens, changes)
+    other, places = (None, ()) if patch is None else _checked_patch(patch)
+    ids = None if other is None else loaded.prompt_ids(other)
+    return trace(
+        reference, tokens, changes_of(reference, len(tokens), ablate=ablate, other=ids, places=places)
+    )
 
 
 def _checked_patch(given: Any) -> Patch:
@@ -63,13 +64,25 @@ def _checked_patch(given: Any) -> Patch:
         ) from None
 
 
-def patches(
-    reference: Reference, other: Tokens, places: Iterable[Sequence[Any]], count: int
+def changes_of(
+    reference: Reference,
+    count: int,
+    *,
+    ablate: Iterable[Edit | tuple[Any, ...]] = (),
+    other: Tokens | None = None,
+    places: Iterable[Sequence[Any]] = (),
 ) -> dict[Place, Any]:
-    """What these places give for the tokens ``other``, which are to be as many as ``count``; else ``ConfigError``."""
-    wanted = [checked_place(place, reference.config) for place in each_of("patch", places)]
+    """The changes of a pass of ``count`` tokens: ``ablate``, and of ``places`` what they give for the tokens ``other``.
+
+    ``ConfigError`` for a place that there is not, or that is changed twice, and for another number of tokens.
+    """
+    ablated = ablations(ablate, reference.config)
+    patched = [checked_place(place, reference.config) for place in each_of("patch", places)]
+    require_once([*ablated, *patched])
+    if other is None:
+        return ablated
     require_as_many(len(other), count)
-    return given(trace(reference, np.asarray(other)), wanted)
+    return ablated | given(trace(reference, np.asarray(other)), patched)
 
 
 def given(explanation: Explanation, places: Iterable[Place]) -> dict[Place, Any]:

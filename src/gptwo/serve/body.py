@@ -100,11 +100,16 @@ def _refusal(error: ErrorDetails) -> ApiError:
     if kind == "missing":
         return ApiError(400, f"{param} is missing; it is required", param=param, code="missing_field")
     if kind in _EXPECTED:
-        message = _EXPECTED[kind].format(**error["ctx"])
+        message = _EXPECTED[kind].format(**{name: _plain(bound) for name, bound in error["ctx"].items()})
     elif kind == "value_error":
         message = str(error["ctx"]["error"])
     expected = message.removeprefix("Input should be ").removeprefix("a valid ")
     return ApiError(400, f"{param}={shown} is not possible; expected {expected}", param=param)
+
+
+def _plain(bound: Any) -> Any:
+    """A bound of a field that takes fractions, as people write it: 0, and not 0.0."""
+    return int(bound) if isinstance(bound, float) and bound.is_integer() else bound
 
 
 def _path(places: tuple[int | str, ...]) -> str:

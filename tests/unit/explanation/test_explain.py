@@ -88,8 +88,11 @@ def test_parts_are_switched_off_and_patched(model: LanguageModel) -> None:
         other.kept["residual"] - other.kept["embedding"],
         "all that the other prompt adds",
     )
-    both = explain(ablate=[(0, 2)], patch=("the sky", [(0, 2)]))
-    assert not both["blocks.0.heads"][2].any(), "what is switched off is off"
+    both = explain(ablate=[(0, 2)], patch=("the sky", [(0, 3)]))
+    assert not both["blocks.0.heads"][2].any()
+    FLOAT64.assert_close(
+        both["blocks.0.heads"][3], other["blocks.0.heads"][3], "the patched head, beside one that is off"
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,6 +109,9 @@ def test_parts_are_switched_off_and_patched(model: LanguageModel) -> None:
         ({"patch": ("the sky", (0, 1))}, ConfigError, "0 names no place"),
         ({"patch": ("the sky", 1)}, ConfigError, "patch=1 is not possible; expected a list"),
         ({"patch": ("the sky",)}, ConfigError, "patch=('the sky',) is not possible; expected (another prompt"),
+        ({"ablate": [(0, 2), (0, 2, "mean")]}, ConfigError, "layer 0, head 2 is changed twice; expected once"),
+        ({"ablate": [(1, "mlp")], "patch": ("the sky", [(1, "mlp")])}, ConfigError, "its mlp is changed twice"),
+        ({"patch": ("the sky", [(0, 1), (0, 1)])}, ConfigError, "layer 0, head 1 is changed twice"),
         ({"patch": 3}, ConfigError, "patch=3 is not possible; expected (another prompt"),
         ({"dtype": "int8"}, ConfigError, "dtype='int8' is not possible for the reference"),
         ({"prompt": "x" * 33}, ContextLengthError, "33 tokens; expected at most the model's context of 32"),

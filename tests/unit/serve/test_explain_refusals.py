@@ -18,8 +18,8 @@ T = len(PROMPT)
 
 
 BODIES: list[tuple[str, Any, int, str]] = [
-    ("prompt", {}, 400, "expected either a prompt or tokens"),
-    ("prompt", {"prompt": "x", "tokens": [1]}, 400, "expected either a prompt or tokens"),
+    ("prompt", {}, 400, "expected either a prompt or tokens, got neither"),
+    ("prompt", {"prompt": "x", "tokens": [1]}, 400, "expected either a prompt or tokens, got both"),
     ("prompt", {"tokens": []}, 400, "at least 1 of them"),
     ("prompt", {"tokens": [257]}, 400, "257"),
     ("prompt", {"tokens": [-1]}, 400, "tokens[0]=-1"),
@@ -119,16 +119,15 @@ def test_looks_that_cannot_be(during: Any) -> None:
             assert reply.status == status, (rest, reply.body)
             assert message in reply.error["message"], (rest, reply.error)
         for asked, message in (
-            ({}, "position is missing"),
+            ({}, "position is missing; it is required"),
             ({"position": T}, "position=31 is not possible; expected 0 to 30"),
-            ({"position": 0, "temperature": -1}, "temperature=-1"),
+            ({"position": 0, "temperature": -1}, "temperature=-1 is not possible; expected at least 0"),
             ({"position": 0, "top_p": 1.5}, "top_p=1.5 is not possible; expected at most 1"),
-            ({"position": 0, "seed": -1}, "seed=-1"),
-            ({"position": 0, "top_k": -2}, "top_k=-2"),
+            ({"position": 0, "seed": -1}, "seed=-1 is not possible; expected at least 0"),
+            ({"position": 0, "top_k": -2}, "top_k=-2 is not possible; expected at least -1"),
         ):
             reply = await client.post(f"/explain/prompt/{made}/sampling", asked)
-            assert reply.status == 400, (asked, reply.body)
-            assert message in reply.error["message"], (asked, reply.error)
+            assert (reply.status, reply.error["message"]) == (400, message), asked
 
     during(body)
 

@@ -149,13 +149,9 @@ class Explaining:
         places: Places = (),
     ) -> Mapping[Any, Any]:
         """What ``explanation`` calls changes; ``ConfigError`` for parts that the model does not have."""
-        from gptwo.explanation.edits import ablations
-        from gptwo.explanation.explain import patches
+        from gptwo.explanation.explain import changes_of
 
-        changes: dict[Any, Any] = {}
-        if other is not None:
-            changes |= patches(reference, other, places, len(tokens))
-        return changes | ablations(ablate, reference.config)
+        return changes_of(reference, len(tokens), ablate=ablate, other=other, places=places)
 
     def time(self, tokens: Tokens, decode_tokens: int) -> dict[str, Any]:
         """Where the time goes. The first time the machine's ceilings are measured, too, for some seconds."""

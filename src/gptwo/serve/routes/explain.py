@@ -11,6 +11,9 @@ from fastapi import APIRouter
 from fastapi.requests import Request
 from fastapi.responses import Response
 
+from gptwo.base.errors import ConfigError
+from gptwo.explanation.edits import MLP, require_once
+from gptwo.explanation.edits import Place as Part
 from gptwo.infer.engine import Tokens
 from gptwo.serve.body import read_body, read_query
 from gptwo.serve.errors import ApiError
@@ -103,7 +106,8 @@ async def tokens_of(
 ) -> Tokens:
     """The ids that are meant; 400 for both, neither, and what does not fit into the context."""
     if (prompt is None) == (tokens is None):
-        raise ApiError(400, "expected either a prompt or tokens", param=param)
+        got = "neither" if prompt is None else "both"
+        raise ApiError(400, f"expected either a prompt or tokens, got {got}", param=param)
     (encoded,) = await encode_prompts(serving, prompt if tokens is None else tokens)
     return encoded.ids
 
@@ -118,30 +122,28 @@ def require_below(name: str, value: int | None, count: int) -> int | None:
 async def changes_of(serving: Serving, asked: PromptRequest) -> dict[str, Any]:
     """What ``Explaining.changes`` and ``explain`` are to be given for it by name."""
     changes: dict[str, Any] = {}
-    if asked.ablate:
-        changes["ablate"] = [(*_place(one, "ablate"), one.to) for one in asked.ablate]
+    ablated = [_part(one, "ablate") for one in asked.ablate or ()]
+    _require_once(ablated, "ablate")
+    if ablated:
+        changes["ablate"] = [(*part, one.to) for part, one in zip(ablated, asked.ablate or (), strict=True)]
     if asked.patch is not None:
         changes["other"] = await tokens_of(serving, asked.patch.prompt, asked.patch.tokens, "patch")
-        changes["places"] = [_place(one, "patch") for one in asked.patch.places]
-    _require_once([(layer, part) for layer, part, _ in changes.get("ablate", ())], changes.get("places", ()))
+        changes["places"] = [_part(one, "patch") for one in asked.patch.places]
+        _require_once([*ablated, *changes["places"]], "patch")
     return changes
 
 
-def _require_once(ablated: Sequence[tuple[int, int | str]], patched: Sequence[tuple[int, int | str]]) -> None:
-    """Of a place that is changed twice one change would be lost."""
-    seen = set()
-    for param, places in (("ablate", ablated), ("patch", patched)):
-        for layer, part in places:
-            if (layer, part) in seen:
-                of = "its mlp" if part == "mlp" else f"head {part}"
-                raise ApiError(400, f"layer {layer}, {of} is changed twice; expected once", param=param)
-            seen.add((layer, part))
+def _require_once(parts: Sequence[Part], param: str) -> None:
+    try:
+        require_once(parts)
+    except ConfigError as error:
+        raise ApiError(400, str(error), param=param) from None
 
 
-def _place(place: Place, param: str) -> tuple[int, int | str]:
+def _part(place: Place, param: str) -> Part:
     if (place.head is None) == (not place.mlp):
         raise ApiError(400, "expected of a place either a head or mlp: true", param=param)
-    return (place.layer, "mlp" if place.head is None else place.head)
+    return Part(place.layer, MLP if place.head is None else place.head)
 
 
 def _described(serving: Serving, explaining: Explaining) -> bytes:
