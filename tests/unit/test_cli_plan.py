@@ -227,10 +227,55 @@ def test_a_model_of_the_hub_is_planned_from_its_config_alone(
     assert all("model.safetensors" not in files and "*.safetensors" not in files for _, files in asked)
 
 
-def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    outcome = command("plan", "gpt2", "--device", "a100", "--json", tmp_path)
-    assert outcome.code == 2
-    assert "StorageError: cannot write" in outcome.err
+def test_an_adapter_is_planned_from_configs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    files = {
+        "someone/adapter": ("adapter_config.json", {"base_model_name_or_path": "someone/base"}),
+        "someone/base": (
+            "config.json",
+            {
+                "model_type": "gpt2",
+                "n_layer": 1,
+                "n_head": 2,
+                "n_embd": 16,
+                "n_positions": 64,
+                "vocab_size": 300,
+            },
+        ),
+    }
+    asked: list[Any] = []
+
+    def snapshot(repository: str, **options: Any) -> str:
+        asked.append((repository, options["allow_patterns"]))
+        name, values = files[repository]
+        folder = tmp_path / repository
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(values))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    (of_base,) = plans("someone/base", "--device", "a100", "--batch-tokens", 64)
+    # One of the hub, and one of this disk whose base is on the hub.
+    for adapter in ("someone/adapter", tmp_path / "someone" / "adapter"):
+        (plan,) = plans(adapter, "--device", "a100", "--batch-tokens", 64)
+        assert plan["parameters"] == of_base["parameters"]
+        assert plans(adapter, "--device", "a100", "--generate", 9)[0]["weights"] == "fp32"
+    assert {repository for repository, _ in asked} == set(files)
+    assert all(patterns == ["config.json", "adapter_config.json"] for _, patterns in asked)
+    files["someone/base"] = ("adapter_config.json", {"base_model_name_or_path": "someone/adapter"})
+    (tmp_path / "someone/base/config.json").unlink()
+    line = command("plan", "someone/base", "--device", "a100").error_line()
+    assert "is an adapter over itself" in line
+
+
+def test_a_file_that_cannot_be_written_is_one_line_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gptwo.perf.target.cached_ceilings", lambda *_, **__: pytest.fail("it was measured"))
+    for path in (tmp_path, tmp_path / "nowhere" / "plan.json"):
+        line = command("plan", "gpt2", "--device", "cpu", "--json", path).error_line()
+        assert line.startswith(f"StorageError: cannot write {path}: ")
 
 
 def test_this_machine_says_when_it_was_measured_and_is_measured_again_when_asked(

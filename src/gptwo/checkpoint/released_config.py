@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gptwo.base.errors import CheckpointError, ConfigError
 from gptwo.checkpoint.layout import ADAPTER_CONFIG_NAME, CONFIG_NAME, read_json_object
-from gptwo.checkpoint.resolve import resolve_model
+from gptwo.checkpoint.resolve import resolve_config, resolve_model
 from gptwo.config import GPT2Config
 
 # What decides the computation beside the shape: key, the values that GPT-2 computes with, and the value of a file
@@ -30,14 +31,32 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG_NAME).is_file() and not (folder / CONFIG_NAME).exists()
 
 
-def adapter_base(folder: Path) -> Path:
-    """The folder of the base that the adapter in ``folder`` names; ``CheckpointError`` when it is not there."""
+def resolve_shape(name: str) -> Path:
+    """The folder that says the shape of the model ``name``: its own, or its base's for an adapter.
+
+    No weights are read, and none fetched: of a model on the hub, and of a base there, the config alone.
+    """
+    folder = resolve_config(name)
+    passed: list[Path] = []
+    while is_adapter(folder):
+        passed.append(folder)
+        folder = adapter_base(folder, resolve=resolve_config)
+        if folder in passed:
+            raise CheckpointError(f"{folder} is an adapter over itself; expected a model as its base")
+    return folder
+
+
+def adapter_base(folder: Path, *, resolve: Callable[[str], Path] = resolve_model) -> Path:
+    """The folder of the base that the adapter in ``folder`` names; ``CheckpointError`` when it is not there.
+
+    ``resolve`` is ``resolve_config`` for whoever needs no weights.
+    """
     path = folder / ADAPTER_CONFIG_NAME
     name = read_json_object(path).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise CheckpointError(f"{path} names no base; expected base_model_name_or_path; write it there")
     try:
-        base = resolve_model(name)
+        base = resolve(name)
     except CheckpointError as error:
         raise CheckpointError(
             f"the base of the adapter {folder} is not there: {error}; put it back, write where it is now into "

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptwo.base.cores import check_threads
-from gptwo.base.errors import ConfigError, StorageError
+from gptwo.base.errors import ConfigError
 from gptwo.cli.output import print_json
 from gptwo.cli.size import parse_size
 from gptwo.config import PRESETS, GPT2Config
@@ -105,13 +104,16 @@ def _add_generation(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from gptwo.perf.plan_text import generation_lines, training_lines
+    from gptwo.perf.record import require_writable
     from gptwo.perf.target import find_target
 
     _check(arguments)
     _settle(arguments)
+    quiet = arguments.json == "-"
+    if arguments.json is not None and not quiet:
+        require_writable(Path(arguments.json))
     config = _config(arguments.model)
     plans: list[dict[str, Any]] = []
-    quiet = arguments.json == "-"
     # A name that is not known ends it before anything is printed.
     targets = [
         find_target(
@@ -179,10 +181,9 @@ def _settle(arguments: argparse.Namespace) -> None:
 def _config(name: str) -> GPT2Config:
     if name in PRESETS:
         return PRESETS[name]
-    from gptwo.checkpoint.released_config import read_config
-    from gptwo.checkpoint.resolve import resolve_config
+    from gptwo.checkpoint.released_config import read_config, resolve_shape
 
-    return read_config(resolve_config(name))
+    return read_config(resolve_shape(name))
 
 
 def _heading(model: str, target: Target) -> str:
@@ -258,10 +259,10 @@ def _weights(arguments: argparse.Namespace, engine: str) -> str:
         if arguments.model in PRESETS:
             return "fp32"
         from gptwo.checkpoint.layout import CONFIG_NAME, has_weights, read_json_object
-        from gptwo.checkpoint.resolve import resolve_config
+        from gptwo.checkpoint.released_config import resolve_shape
         from gptwo.infer.formats import formats_of
 
-        folder = resolve_config(arguments.model)
+        folder = resolve_shape(arguments.model)
         if not has_weights(folder):  # of the hub: its config alone was fetched
             fields = read_json_object(folder / CONFIG_NAME)
             stored = short_dtype(str(fields.get("torch_dtype") or fields.get("dtype") or "fp32"))
@@ -279,18 +280,13 @@ def _weights(arguments: argparse.Namespace, engine: str) -> str:
 def _write(arguments: argparse.Namespace, config: GPT2Config, plans: list[dict[str, Any]]) -> None:
     import dataclasses
 
+    from gptwo.perf.record import write_json
+
     if arguments.json is None:
         return
     value = {"model": arguments.model, "config": dataclasses.asdict(config), "plans": plans}
     if arguments.json == "-":
         print_json(value)
         return
-    try:
-        Path(arguments.json).write_text(
-            json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-        )
-    except OSError as error:
-        raise StorageError(
-            f"cannot write {arguments.json}: {error.strerror}; give --json another FILE"
-        ) from error
+    write_json(value, Path(arguments.json))
     print(f"written: {arguments.json}", file=sys.stderr)
