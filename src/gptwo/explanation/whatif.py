@@ -34,13 +34,20 @@ _VALUES_AT_ONCE = 3 << 20
 
 @torch.inference_mode()
 def heat_map(
-    explanation: Explanation, other: Explanation, *, position: int = -1, token: int | None = None
+    explanation: Explanation,
+    other: Explanation,
+    *,
+    position: int = -1,
+    token: int | None = None,
+    stopped: Callable[[], bool] | None = None,
 ) -> Float[np.ndarray, "L H"]:
     """The change of ``token``'s logit after ``position`` when one head gives what it gives in ``other``.
 
     ``token`` None is the most probable one of ``explanation``. Both have as many tokens, and position and token are
     there, else ``ConfigError``. Heads of a layer run side by side from that layer on: L/2 forward passes of H prompts
-    in all. Source: Vig et al. 2020, causal mediation; Meng et al. 2022.
+    in all. Ends between blocks when ``stopped()``: heads that it did not come to are NaN.
+
+    Source: Vig et al. 2020, causal mediation; Meng et al. 2022.
     """
     require_as_many(len(other.tokens), len(explanation.tokens))
     reference, config = explanation.reference, explanation.config
@@ -49,7 +56,7 @@ def heat_map(
     require_between("token", token, 0, config.vocab_size - 1)
     before = float(explanation.logits_at(position)[token])
     at_once = max(1, _VALUES_AT_ONCE // (len(explanation.tokens) * config.n_embd))
-    grid = np.empty((config.n_layer, config.n_head))
+    grid = np.full((config.n_layer, config.n_head), np.nan)
     for layer in range(config.n_layer):
         name = f"blocks.{layer}.heads"
         added_HTD = head_outputs(reference, layer, other.kept[name] - explanation.kept[name])
@@ -58,6 +65,8 @@ def heat_map(
             middle_BTD = middle_TD + added_HTD[start : start + at_once]
             x_BTD = middle_BTD + run_mlp(reference, layer, middle_BTD, changes=explanation.changes)
             for later in range(layer + 1, config.n_layer):
+                if stopped is not None and stopped():
+                    return grid
                 x_BTD = run_block(reference, later, x_BTD, changes=explanation.changes)
             after_B = final_norm(reference, x_BTD[:, position]) @ reference.E[token]
             grid[layer, start : start + at_once] = after_B.double().cpu() - before

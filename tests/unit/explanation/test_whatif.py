@@ -44,6 +44,23 @@ def test_of_a_prompt_that_is_changed_already() -> None:
     FLOAT64.assert_close(grid[0, 1], patched.logits[-1, 3] - before.logits[-1, 3], "head 0.1")
 
 
+def test_a_heat_map_that_is_stopped_has_the_heads_it_came_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whatif, "_VALUES_AT_ONCE", 9 * CONFIG.n_embd)
+    model, tokens = reference(), some_tokens(9)
+    before, other = trace(model, tokens), trace(model, some_tokens(9, seed=8))
+    whole = heat_map(before, other)
+    asked = 0
+
+    def stopped() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 2 * (CONFIG.n_layer - 1)
+
+    part = heat_map(before, other, stopped=stopped)
+    assert np.array_equal(part[0, :2], whole[0, :2])
+    assert np.isnan(part).sum() == part.size - 2
+
+
 def test_prompts_of_two_lengths_have_none() -> None:
     model = reference()
     with pytest.raises(ConfigError, match="has 5 tokens; expected 4"):

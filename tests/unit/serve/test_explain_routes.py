@@ -367,9 +367,18 @@ def test_what_is_written_then(during: Any, model: LanguageModel, found: Explanat
     during(body)
 
 
-def test_a_continuation_ends_when_its_client_leaves_and_lets_the_next_one_in(
-    during: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("route", "asked"),
+    [
+        ("continue", {"max_tokens": 40, "ablate": [{"layer": 0, "head": 1}]}),
+        ("heatmap", {"other": OTHER}),
+    ],
+)
+def test_what_takes_many_passes_ends_when_its_client_leaves_and_lets_the_next_one_in(
+    route: str, asked: dict[str, Any], during: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Of the heat map one head at a time.
+    monkeypatch.setattr(whatif, "_VALUES_AT_ONCE", 1)
     passes = 0
     begun, go_on = threading.Event(), threading.Event()
     real = whatif.run_block
@@ -384,8 +393,9 @@ def test_a_continuation_ends_when_its_client_leaves_and_lets_the_next_one_in(
     monkeypatch.setattr(whatif, "run_block", counted)
 
     async def body(client: Client) -> None:
-        asked = {"prompt": PROMPT, "max_tokens": 40, "ablate": [{"layer": 0, "head": 1}]}
-        connection, running = client.connect("/explain/continue", json.dumps(asked).encode())
+        connection, running = client.connect(
+            f"/explain/{route}", json.dumps({"prompt": PROMPT, **asked}).encode()
+        )
         await asyncio.to_thread(begun.wait, 60)
         next_one = asyncio.create_task(client.post("/explain/prompt", {"prompt": "another"}))
         connection.close()
@@ -394,7 +404,7 @@ def test_a_continuation_ends_when_its_client_leaves_and_lets_the_next_one_in(
         go_on.set()
         assert (await next_one).status == 200
         await running
-        assert passes == 1, "of 2 texts of 40 tokens in 2 layers"
+        assert passes == 1, "of 160 for 2 texts of 40 tokens, and of 3 for the heads of the first of 2 layers"
 
     during(body)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from functools import partial
 
 from fastapi import APIRouter
@@ -11,6 +12,7 @@ from fastapi.responses import Response
 
 from gptwo.serve.body import read_body
 from gptwo.serve.events import unless_gone
+from gptwo.serve.explaining.explaining import Explaining
 from gptwo.serve.offload import encode
 from gptwo.serve.openapi import json_body, replies
 from gptwo.serve.prompts import encode_prompts
@@ -18,6 +20,9 @@ from gptwo.serve.routes.explain import changes_of, require_below, tokens_of
 from gptwo.serve.schemas.explain import ContinueRequest, ExplainReply, HeatMapRequest
 from gptwo.serve.serving import Serving
 from gptwo.serve.texts import CLIENT_CLOSED
+
+Left = Callable[[], bool]
+"""Whether the client has gone."""
 
 
 def router(serving: Serving) -> APIRouter:
@@ -38,17 +43,19 @@ def router(serving: Serving) -> APIRouter:
         position = require_below("position", asked.position, len(tokens))
         token = require_below("token", asked.token, serving.loaded.config.vocab_size)
 
-        def run() -> bytes:
+        def run(left: Left) -> bytes:
             from gptwo.explanation.whatif import heat_map
 
             before = explaining.explain(tokens, checkpoint=asked.checkpoint).explanation
             after = explaining.explain(other, checkpoint=asked.checkpoint).explanation
             at = len(tokens) - 1 if position is None else position
             chosen = int(before.top.ids[at, 0]) if token is None else token
-            grid = heat_map(before, after, position=at, token=chosen)
-            return encode({"position": at, "token": explaining.words.entry(chosen), "grid": grid.tolist()})
+            grid = heat_map(before, after, position=at, token=chosen, stopped=left)
+            # Of one that was stopped nobody reads the answer, and JSON has no NaN.
+            values = None if left() else grid.tolist()
+            return encode({"position": at, "token": explaining.words.entry(chosen), "grid": values})
 
-        return Response(await explaining.lane.run(run, model_run=True), media_type="application/json")
+        return await _while_there(explaining, request, run)
 
     @routes.post(
         "/explain/continue",
@@ -61,9 +68,8 @@ def router(serving: Serving) -> APIRouter:
         asked = await read_body(serving, request, ContinueRequest)
         tokens = await tokens_of(serving, asked.prompt, asked.tokens)
         changes = await changes_of(serving, asked)
-        left = threading.Event()
 
-        def run() -> bytes:
+        def run(left: Left) -> bytes:
             from gptwo.explanation.whatif import continuation
 
             reference = explaining.reference(asked.checkpoint)
@@ -73,7 +79,7 @@ def router(serving: Serving) -> APIRouter:
                 tokens,
                 max_new_tokens=asked.max_tokens,
                 eot_id=serving.tokenizer.eot_id,
-                stopped=left.is_set,
+                stopped=left,
             )
             changed = explaining.changes(reference, tokens, **changes)
             texts = {"before": write(), "after": write(changes=changed)}
@@ -85,11 +91,16 @@ def router(serving: Serving) -> APIRouter:
                 }
             )
 
-        # As many whole passes as tokens, twice: nobody else waits for what its client no longer does.
-        work = explaining.lane.run(run, model_run=True, on_leave=left.set)
-        content = await unless_gone(request.receive, work)
-        if content is None:
-            return Response(status_code=CLIENT_CLOSED)
-        return Response(content, media_type="application/json")
+        return await _while_there(explaining, request, run)
 
     return routes
+
+
+async def _while_there(explaining: Explaining, request: Request, run: Callable[[Left], bytes]) -> Response:
+    """What ``run`` gives in its turn. It takes many passes: nobody else waits for it when its client no longer does."""
+    left = threading.Event()
+    work = explaining.lane.run(partial(run, left.is_set), model_run=True, on_leave=left.set)
+    content = await unless_gone(request.receive, work)
+    if content is None:
+        return Response(status_code=CLIENT_CLOSED)
+    return Response(content, media_type="application/json")
