@@ -17,7 +17,7 @@ from gptwo.checkpoint.released_config import read_config
 from gptwo.checkpoint.resolve import resolve_model
 from gptwo.config import PRESETS
 from gptwo.costs import parameter_count
-from gptwo.perf.ceilings import QUIET_DRIFT, Ceilings, cached_ceilings, drift
+from gptwo.perf.ceilings import Ceilings, cached_ceilings, drift, highest, of_floors, too_far
 from gptwo.perf.crossing import crossing
 from gptwo.perf.environment import BUSY
 from gptwo.perf.figures import case_row, predicted_row
@@ -91,6 +91,7 @@ def _record(settings: Settings, folder: Path, measuring: Measuring, weights: str
     energy = measuring.energy()
     after = measuring.ceilings_after()
     drifts = {device: drift(before[device], after[device]) for device in before} if after else {}
+    best = {device: highest(found, after[device]) if after else found for device, found in before.items()}
     earlier = {
         device: cached_ceilings(device, settings.threads, measure=False) if found.speeds is None else None
         for device, found in before.items()
@@ -99,7 +100,7 @@ def _record(settings: Settings, folder: Path, measuring: Measuring, weights: str
     rows = []
     for case, found in answers.items():
         device = case.contender.device
-        row = case_row(config, case, found, before[device], earlier[device])
+        row = case_row(config, case, found, best[device], earlier[device] or before[device])
         rows.append(row if rests_on[device]["holds"] else {**row, "predicted_s": None})
 
     cpu, gpu = (representative(rows, kind) for kind in ("cpu", "cuda"))
@@ -142,6 +143,10 @@ def _record(settings: Settings, folder: Path, measuring: Measuring, weights: str
                 "before": before[device].to_json(),
                 "after": after[device].to_json() if after else None,
                 "drift": drifts.get(device),
+                "floors_from": {
+                    "matmul_flops_per_s": best[device].matmul_flops_per_s,
+                    "read_bytes_per_s": best[device].read_bytes_per_s,
+                },
                 "plan_from": rests_on[device],
             }
             for device in before
@@ -161,8 +166,7 @@ def _rests_on(earlier: Ceilings | None, now: Ceilings) -> dict[str, Any]:
 
     They do not hold where any product or reading memory has moved by more than ``_SAME`` since.
     """
-    moved = {} if earlier is None else drift(earlier, now)
-    moved.pop("copy", None)
+    moved = {} if earlier is None else of_floors(drift(earlier, now))
     return {
         "measured_at": (earlier or now).measured_at,
         "moved": moved,
@@ -203,7 +207,6 @@ def _quiet(others: float, drifts: dict[str, dict[str, float]], *, stopped: bool)
     if others > BUSY:
         reasons.append(f"other processes took {others:.0%} of the processor")
     for device, moved in drifts.items():
-        far = [f"{name} by {share:+.0%}" for name, share in moved.items() if abs(share) > QUIET_DRIFT]
-        if far:
+        if far := too_far(moved):
             reasons.append(f"ceilings of {device} moved during the run: {', '.join(far)}")
     return {"ok": not reasons, "others_share": others, "reasons": reasons}

@@ -8,9 +8,9 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
@@ -23,6 +23,9 @@ from gptwo.perf.environment import BUSY, others_share, processor
 _EDITION = 4
 # A machine whose ceilings moved by more than this between two measurements was not quiet.
 QUIET_DRIFT = 0.05
+# The same of what takes microseconds, and of transfers, whose latency is in their fit: where a process and its memory
+# lie moves them by more. On the CPU 0025 has both ends of it.
+LOOSE_DRIFT = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +222,11 @@ def _key(device: str, threads: int) -> str:
 
 
 def drift(before: Ceilings, after: Ceilings) -> dict[str, float]:
-    """(after - before) / before of products ("matmul fp32", …), "read" and "copy"; quiet within ``QUIET_DRIFT``."""
+    """(after - before) / before of each ceiling that both have; ``too_far`` says which is more than a quiet machine's.
+
+    Products ("matmul fp32", …), "read", "copy", "dispatch", "launch"; of transfers "host_to_device pinned" and so on
+    for the bandwidth, with " latency" for the latency.
+    """
     pairs = {
         **{
             f"matmul {dtype}": (before.matmul_flops_per_s[dtype], after.matmul_flops_per_s[dtype])
@@ -227,5 +234,46 @@ def drift(before: Ceilings, after: Ceilings) -> dict[str, float]:
         },
         "read": (before.read_bytes_per_s, after.read_bytes_per_s),
         "copy": (before.copy_bytes_per_s, after.copy_bytes_per_s),
+        "dispatch": (before.dispatch_s, after.dispatch_s),
     }
-    return {name: later / earlier - 1 for name, (earlier, later) in sorted(pairs.items())}
+    if before.launch_s is not None and after.launch_s is not None:
+        pairs["launch"] = (before.launch_s, after.launch_s)
+    for direction, kinds in (before.transfers or {}).items():
+        for kind, fit in kinds.items():
+            later = (after.transfers or {}).get(direction, {}).get(kind)
+            if later is not None:
+                pairs[f"{direction} {kind}"] = (fit["bytes_per_s"], later["bytes_per_s"])
+                pairs[f"{direction} {kind} latency"] = (fit["latency_s"], later["latency_s"])
+    # A fitted latency may be 0.
+    return {name: later / earlier - 1 for name, (earlier, later) in sorted(pairs.items()) if earlier > 0}
+
+
+def too_far(moved: Mapping[str, float]) -> list[str]:
+    """What of a ``drift`` is more than ``QUIET_DRIFT``, or ``LOOSE_DRIFT`` where that holds: "read by -20%"."""
+    return [
+        f"{name} by {share:+.0%}"
+        for name, share in moved.items()
+        if abs(share) > (QUIET_DRIFT if _is_tight(name) else LOOSE_DRIFT)
+    ]
+
+
+def of_floors(moved: Mapping[str, float]) -> dict[str, float]:
+    """Of a ``drift`` what a floor rests on, and most of a plan: products, and reading memory."""
+    return {name: share for name, share in moved.items() if _is_tight(name) and name != "copy"}
+
+
+def _is_tight(name: str) -> bool:
+    return name in ("read", "copy") or name.startswith("matmul ")
+
+
+def highest(before: Ceilings, after: Ceilings) -> Ceilings:
+    """``before`` with the higher of both in products, reading and copying: what else ran can only have lowered one."""
+    later = after.matmul_flops_per_s
+    return replace(
+        before,
+        matmul_flops_per_s={
+            dtype: max(speed, later.get(dtype, speed)) for dtype, speed in before.matmul_flops_per_s.items()
+        },
+        read_bytes_per_s=max(before.read_bytes_per_s, after.read_bytes_per_s),
+        copy_bytes_per_s=max(before.copy_bytes_per_s, after.copy_bytes_per_s),
+    )

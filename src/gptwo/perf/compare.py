@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from gptwo.base.errors import ConfigError
-from gptwo.perf.ceilings import QUIET_DRIFT, Ceilings, drift
+from gptwo.perf.ceilings import Ceilings, drift, too_far
 from gptwo.perf.statistics import LEAST_TO_SEPARATE, Summary, separated
 from gptwo.perf.summary import duration
 
@@ -127,8 +127,7 @@ def _notes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     for entry in before["ceilings"]:
         same = next((later for later in after["ceilings"] if later["device"] == entry["device"]), None)
         moved = drift(*(Ceilings.from_json(found["before"]) for found in (entry, same))) if same else {}
-        far = [f"{name} by {share:+.0%}" for name, share in moved.items() if abs(share) > QUIET_DRIFT]
-        if far:
+        if far := too_far(moved):
             notes.append(f"the ceilings of {entry['device']} differ: {', '.join(far)}")
     for which, record in (("first", before), ("second", after)):
         notes += [

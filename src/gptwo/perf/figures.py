@@ -52,8 +52,8 @@ def floor(config: GPT2Config, case: Case, ceilings: Ceilings) -> Floor:
     caches. Of a training step, ten passes over the parameters.
     """
     flops, moved = _training(config, case) if case.kind == "train" else _forward(config, case)
-    ceiling = max(ceilings.matmul_flops_per_s.get(dtype, 0.0) for dtype in _PRODUCTS[case.contender.dtype])
-    arithmetic, memory = flops / ceiling, moved / ceilings.read_bytes_per_s
+    arithmetic = flops / _ceiling(ceilings, case.contender.dtype)
+    memory = moved / ceilings.read_bytes_per_s
     return Floor(flops, moved, max(arithmetic, memory), "arithmetic" if arithmetic > memory else "memory")
 
 
@@ -170,15 +170,15 @@ def case_row(
     case: Case,
     answers: Sequence[dict[str, Any]],
     ceilings: Ceilings,
-    known: Ceilings | None = None,
+    known: Ceilings,
 ) -> dict[str, Any]:
     """A measured case as the record has it, from the answers of its processes.
 
-    ``known`` are the ceilings of an earlier time that predictions are made from, where these lack the speeds for it.
+    ``ceilings`` are those of the floor, ``known`` those that predictions are made from.
     """
     seconds = summarise([second for answer in answers for second in answer["seconds"]])
     least = floor(config, case, ceilings)
-    predicted_s, predicted_bytes = predicted(config, case, known or ceilings)
+    predicted_s, predicted_bytes = predicted(config, case, known)
     row: dict[str, Any] = {
         **_shape(case, least),
         "measured": True,

@@ -44,7 +44,7 @@ def summary(record: dict[str, Any]) -> str:
     if starts:
         lines += _wrapped("from the shell to the first token", ", ".join(starts))
     for entry in record["ceilings"]:
-        lines += _wrapped(f"ceilings of {entry['device']}", _ceilings(entry["before"]))
+        lines += _wrapped(f"ceilings of {entry['device']}", _ceilings(entry["floors_from"]))
         if not entry["plan_from"]["holds"]:
             lines += _wrapped("no plan", outdated(entry))
     agree = sum(row["ok"] for row in record["agreement"])

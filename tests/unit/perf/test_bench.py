@@ -207,6 +207,18 @@ def test_a_drift_of_more_than_five_percent_is_said(folder: Path) -> None:
         assert record["ceilings"][0]["drift"]["read"] == pytest.approx(drift)
 
 
+def test_a_share_is_of_the_higher_ceiling(folder: Path) -> None:
+    for drift, factor in ((-0.2, 1.0), (0.5, 1.5)):
+        record = bench(settings(folder), ask=Answers(drift=drift))
+        bandwidth = factor * CEILINGS.read_bytes_per_s
+        assert record["ceilings"][0]["floors_from"]["read_bytes_per_s"] == pytest.approx(bandwidth)
+        cases = [case for case in record["cases"] if case["measured"] and case["bound_by"] == "memory"]
+        assert cases
+        for case in cases:
+            assert case["floor_s"] == pytest.approx(case["bytes"] / bandwidth)
+            assert case["share"] == pytest.approx(case["floor_s"] / case["seconds"]["median"])
+
+
 def test_mistakes_are_said_before_anything_is_measured(folder: Path, tmp_path: Path) -> None:
     answers = Answers()
     for changes, error, match in (

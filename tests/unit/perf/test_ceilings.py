@@ -14,7 +14,7 @@ from fake_cuda import fake_cuda
 from gptwo.base.errors import NativeLibraryError
 from gptwo.kernels.library import Kernels, open_kernels
 from gptwo.perf import ceilings, memory_speed, process, products
-from gptwo.perf.ceilings import Ceilings, cached_ceilings, drift, measure_ceilings
+from gptwo.perf.ceilings import Ceilings, cached_ceilings, drift, highest, measure_ceilings, too_far
 from gptwo.perf.process import ask
 from gptwo.perf.products import Shape
 
@@ -208,4 +208,32 @@ def test_drift_is_relative_to_what_was_before() -> None:
     after = replace(
         KNOWN, matmul_flops_per_s={"fp32": 90.0, "bf16": 5.0}, read_bytes_per_s=60.0, copy_bytes_per_s=40.0
     )
-    assert drift(KNOWN, after) == pytest.approx({"matmul fp32": -0.1, "read": 0.2, "copy": 0.0})
+    assert drift(KNOWN, after) == pytest.approx(
+        {"matmul fp32": -0.1, "read": 0.2, "copy": 0.0, "dispatch": 0.0}
+    )
+
+
+def test_drift_has_every_ceiling_and_allows_microseconds_more() -> None:
+    def on_gpu(launch_s: float, latency_s: float, bytes_per_s: float) -> Ceilings:
+        fit = {"latency_s": latency_s, "bytes_per_s": bytes_per_s, "samples": []}
+        both = {"host_to_device": {"pinned": fit}}
+        return replace(KNOWN, device="cuda:0", launch_s=launch_s, transfers=both)
+
+    before = on_gpu(1e-6, 1e-5, 1e10)
+    moved = drift(before, on_gpu(1.2e-6, 1.3e-5, 0.7e10))
+    assert {name: round(moved[name], 6) for name in moved if moved[name]} == {
+        "launch": 0.2, "host_to_device pinned latency": 0.3, "host_to_device pinned": -0.3
+    }  # fmt: skip
+    assert too_far(moved) == ["host_to_device pinned by -30%", "host_to_device pinned latency by +30%"]
+    assert too_far(drift(KNOWN, replace(KNOWN, dispatch_s=1.3e-6, copy_bytes_per_s=42.4))) == [
+        "copy by +6%", "dispatch by +30%"
+    ]  # fmt: skip
+    # A latency that was fitted as none has nothing that it could move by.
+    assert "host_to_device pinned latency" not in drift(on_gpu(1e-6, 0.0, 1e10), before)
+
+
+def test_the_highest_of_two_is_each_ones_best() -> None:
+    after = replace(KNOWN, matmul_flops_per_s={"fp32": 90.0, "int8": 220.0}, read_bytes_per_s=60.0)
+    found = highest(KNOWN, after)
+    assert found.matmul_flops_per_s == {"fp32": 100.0, "int8": 220.0}
+    assert (found.read_bytes_per_s, found.copy_bytes_per_s) == (60.0, 40.0)

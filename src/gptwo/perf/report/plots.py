@@ -53,7 +53,7 @@ def rooflines(record: dict[str, Any]) -> list[Plot]:
 
 def _roofline(record: dict[str, Any], entry: dict[str, Any]) -> Plot | None:
     """FLOP/s over FLOP per byte, of each timed case, under what the machine reached in products and in reading."""
-    device, ceiling = entry["device"], entry["before"]
+    device, ceiling = entry["device"], entry["floors_from"]
     own = [case for case in measured(record) if case["device"] == device and not case["with_text"]]
     if not own:
         return None
