@@ -16,9 +16,11 @@ from gptwo.costs.serving_memory import kv_block_bytes, serving_memory
 from gptwo.costs.table import (
     CostTable,
     ParameterRow,
+    block_parameter_count,
     cost_table,
     parameter_count,
     parameter_rows,
+    root_parameter_count,
     weight_bytes,
 )
 from gptwo.costs.training_memory import (
@@ -41,6 +43,7 @@ __all__ = [
     "TrainingDtype",
     "WeightFormat",
     "activation_bytes",
+    "block_parameter_count",
     "cost_table",
     "embedding_row_bytes",
     "forward_flops",
@@ -55,6 +58,7 @@ __all__ = [
     "parameter_count",
     "parameter_rows",
     "query_key_pairs",
+    "root_parameter_count",
     "serving_memory",
     "training_flops",
     "training_memory",

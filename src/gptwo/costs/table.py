@@ -115,10 +115,19 @@ def cost_table(config: GPT2Config, *, tokens: int | None = None, bytes_per_value
 
 def parameter_count(config: GPT2Config, *, tied: bool = True) -> int:
     """Trainable values: (V + C + 2)·D + L·(4D² + 2DF + 9D + F); ``tied=False`` adds the head's own V·D (paper §6)."""
-    D, F, V = config.n_embd, config.mlp_width, config.vocab_size
-    block = 4 * D * D + 2 * D * F + 9 * D + F
-    count = (V + config.context + 2) * D + config.n_layer * block
-    return count if tied else count + V * D
+    count = root_parameter_count(config) + config.n_layer * block_parameter_count(config)
+    return count if tied else count + config.vocab_size * config.n_embd
+
+
+def root_parameter_count(config: GPT2Config) -> int:
+    """Of the values those outside the blocks, embeddings and last norm: (V + C + 2)·D."""
+    return (config.vocab_size + config.context + 2) * config.n_embd
+
+
+def block_parameter_count(config: GPT2Config) -> int:
+    """Of the values those of one block: 4D² + 2DF + 9D + F."""
+    D, F = config.n_embd, config.mlp_width
+    return 4 * D * D + 2 * D * F + 9 * D + F
 
 
 def weight_bytes(config: GPT2Config, *, bytes_per_value: int = 4) -> int:

@@ -7,7 +7,12 @@ from typing import Literal
 from gptwo.config import GPT2Config
 from gptwo.costs.flops import check_lengths
 from gptwo.costs.formats import EMBEDDING, is_matrix
-from gptwo.costs.table import parameter_count, parameter_rows
+from gptwo.costs.table import (
+    block_parameter_count,
+    parameter_count,
+    parameter_rows,
+    root_parameter_count,
+)
 
 TrainingDtype = Literal["fp32", "bf16"]
 OptimizerName = Literal["adamw", "muon"]
@@ -70,6 +75,8 @@ def training_memory(
     activations          ``activation_bytes`` of the micro-batch; with bf16 also the matrices that autocast has cast
     logits               the piece of them that the head works on, twice where it has several
     backward             gradients of a block's activations, where they are more than these logits
+    gathered             where ranks share parameters: embeddings and last norm, whole until the backward pass ends;
+                         in it also the block that computes, and the next one, which is fetched meanwhile
     update               what the optimizer computes with: Muon's directions and their orthogonalised batches
     holes                on a CPU ``HOLES`` of what comes and goes, which glibc keeps and nothing fits into
 
@@ -94,7 +101,10 @@ def training_memory(
         "weights": 4 * (P + (trained_parameters or 0)) // parameter_ranks,
         "optimizer": 4 * (2 * learn - (matrices if optimizer == "muon" else 0)) // parameter_ranks,
     }
+    root = 4 * root_parameter_count(config) if parameter_ranks > 1 else 0
+    blocks = 4 * min(2, config.n_layer) * block_parameter_count(config) if parameter_ranks > 1 else 0
     head = {
+        "gathered": root,
         "gradients": of_embedding + (4 * learn // parameter_ranks if micro_batches > 1 else 0),
         "activations": activations,
         "logits": logits,
@@ -102,6 +112,7 @@ def training_memory(
     # The last block's MLP: the gradient of GELU, and where it is fused GELU once more, in pieces.
     again = rows * config.mlp_width + 2 * min(rows * config.mlp_width, _GELU_PIECE) if fused else 0
     block = {
+        "gathered": root + blocks,
         "gradients": head["gradients"],
         "activations": activations,
         "backward": 4 * (rows * (config.mlp_width + config.n_embd) + again),
@@ -111,7 +122,9 @@ def training_memory(
     # What the head left behind is there to be used when the optimizer comes to work, but in pieces.
     comes_and_goes = activations + max(logits, block["backward"]) + update
     holes = int(HOLES * comes_and_goes) if device == "cpu" else 0
-    return {**kept, **parts, "holes": holes}
+    return {
+        name: size for name, size in {**kept, **parts, "holes": holes}.items() if size or name != "gathered"
+    }
 
 
 def muon_batches(config: GPT2Config) -> dict[tuple[int, int], int]:

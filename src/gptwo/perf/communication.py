@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gptwo.config import GPT2Config
-from gptwo.costs import parameter_count
+from gptwo.costs import parameter_count, root_parameter_count
 
 Parallel = Literal["ddp", "fsdp"]
 # Weights travel in fp32, and so do gradients (train/parallel.py).
@@ -40,15 +40,17 @@ def communication(
     """Of N ``ranks`` that each compute ``micro_batches`` in ``compute_s``, over rings of such links; P parameters.
 
     ddp averages the gradients once a step: 2·(N-1)/N·4P bytes, hidden at most by the backward pass of the last
-    micro-batch, two thirds of its arithmetic. fsdp gathers the weights twice for every micro-batch and scatters the
-    sums of its gradients once: 3·(N-1)/N·4P bytes each, hidden at most by all of the arithmetic. Latencies, and a start
+    micro-batch, two thirds of its arithmetic. fsdp gathers a block's weights for the forward and again for the backward
+    pass of every micro-batch, the embeddings (R parameters with the last norm) once for both, and scatters the sums of
+    its gradients once: (N-1)/N·4·(3P - R) bytes each, hidden at most by all of the arithmetic. Latencies, and a start
     and an end that nothing can hide, are left out.
     """
-    all_bytes = _BYTES * parameter_count(config)
-    passes, hides_s = (
-        (2, compute_s / micro_batches * 2 / 3) if parallel == "ddp" else (3 * micro_batches, compute_s)
-    )
-    sent = passes * (ranks - 1) * all_bytes // ranks
+    if parallel == "ddp":
+        values, hides_s = 2 * parameter_count(config), compute_s / micro_batches * 2 / 3
+    else:
+        values = micro_batches * (3 * parameter_count(config) - root_parameter_count(config))
+        hides_s = compute_s
+    sent = _BYTES * values * (ranks - 1) // ranks
     seconds = sent / link_bytes_per_s
     exposed = max(0.0, seconds - hides_s)
     return Communication(

@@ -104,9 +104,27 @@ def test_ranks_share_and_adapters_learn_little() -> None:
     one, four = (training_memory(config, micro_batch=2, parameter_ranks=n) for n in (1, 4))
     assert (four["weights"], four["optimizer"]) == (one["weights"] // 4, one["optimizer"] // 4)
     assert four["activations"] == one["activations"]
+    assert "gathered" not in one
     lora = training_memory(config, micro_batch=2, trained_parameters=1000)
     assert lora["weights"] == 4 * (parameter_count(config) + 1000)
     assert (lora["optimizer"], lora["gradients"]) == (8000, 0)
+
+
+def test_what_is_whole_of_shared_parameters_is_what_computes() -> None:
+    D, F = 96, 384
+    block, root = 4 * D * D + 2 * D * F + 9 * D + F, (500 + 64 + 2) * D
+    assert block * SHAPE.n_layer + root == parameter_count(SHAPE)
+    # Of two ranks torch 2.13 was seen to hold as much: docs/decisions/0026-predicting.md.
+    in_a_block = training_memory(SHAPE, micro_batch=8, parameter_ranks=2)
+    assert "backward" in in_a_block
+    assert in_a_block["gathered"] == 4 * (root + 2 * block)
+    shallow = dataclasses.replace(SHAPE, n_layer=1)
+    assert training_memory(shallow, micro_batch=8, parameter_ranks=2)["gathered"] == 4 * (root + block)
+    # At the head only what is outside the blocks is whole; each rank's own part is in the weights.
+    wide = dataclasses.replace(SHAPE, vocab_size=50_000)
+    in_the_head = training_memory(wide, micro_batch=8, parameter_ranks=2)
+    assert "logits" in in_the_head
+    assert in_the_head["gathered"] == 4 * (50_000 + 64 + 2) * D
 
 
 def test_checkpointing_keeps_a_block_and_inputs() -> None:

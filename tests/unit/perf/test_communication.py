@@ -33,6 +33,8 @@ def test_fsdp_moves_the_weights_for_every_micro_batch() -> None:
     found = communication(
         GPT2, ranks=4, parallel="fsdp", micro_batches=2, compute_s=0.5, link_bytes_per_s=1e9
     )
-    # Two micro-batches · (two gathers + one scatter) · 3/4.
-    assert found.bytes_per_step == 6 * 3 * GRADIENTS // 4
+    # Two micro-batches · (two gathers + one scatter of the blocks, one and one of the rest) · 3/4.
+    rest = 4 * (50_257 + 1_024 + 2) * 768
+    assert found.bytes_per_step == 2 * (3 * (GRADIENTS - rest) + 2 * rest) * 3 // 4
+    assert found.share == pytest.approx(found.exposed_seconds / (found.exposed_seconds + 0.5))
     assert found.exposed_seconds == pytest.approx(found.bytes_per_step / 1e9 - 0.5)
