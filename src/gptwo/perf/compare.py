@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from gptwo.base.errors import ConfigError
-from gptwo.perf.ceilings import Ceilings, drift, too_far
+from gptwo.perf.ceilings import Ceilings, drift, highest, too_far
 from gptwo.perf.statistics import LEAST_TO_SEPARATE, Summary, separated
 from gptwo.perf.summary import duration
 
@@ -126,7 +126,7 @@ def _notes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
             notes.append(f"the machines differ: {key} is {one.get(key)} and {other.get(key)}")
     for entry in before["ceilings"]:
         same = next((later for later in after["ceilings"] if later["device"] == entry["device"]), None)
-        moved = drift(*(Ceilings.from_json(found["before"]) for found in (entry, same))) if same else {}
+        moved = drift(_best(entry), _best(same)) if same else {}
         if far := too_far(moved):
             notes.append(f"the ceilings of {entry['device']} differ: {', '.join(far)}")
     for which, record in (("first", before), ("second", after)):
@@ -134,3 +134,9 @@ def _notes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
             f"the {which} record is not of a quiet machine: {why}" for why in record["quiet"]["reasons"]
         ]
     return notes
+
+
+def _best(entry: dict[str, Any]) -> Ceilings:
+    """The higher ceilings of both times, of an entry of the record's ``ceilings``."""
+    before = Ceilings.from_json(entry["before"])
+    return highest(before, Ceilings.from_json(entry["after"])) if entry["after"] else before

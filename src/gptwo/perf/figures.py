@@ -10,7 +10,7 @@ from gptwo.config import GPT2Config
 from gptwo.costs import WeightFormat, forward_operations, parameter_count, training_flops
 from gptwo.perf.ceilings import Ceilings
 from gptwo.perf.predict import predict_forward, predict_training_step
-from gptwo.perf.statistics import summarise
+from gptwo.perf.statistics import summarise, summarise_rounds
 from gptwo.perf.workload import Case
 
 # As which products of the ceilings a dtype can be computed: the fastest that was measured is its ceiling.
@@ -176,7 +176,7 @@ def case_row(
 
     ``ceilings`` are those of the floor, ``known`` those that predictions are made from.
     """
-    seconds = summarise([second for answer in answers for second in answer["seconds"]])
+    seconds = summarise_rounds([answer["seconds"] for answer in answers])
     least = floor(config, case, ceilings)
     predicted_s, predicted_bytes = predicted(config, case, known)
     row: dict[str, Any] = {

@@ -25,7 +25,7 @@ LEAST_FOR_INTERVAL = 6
 class Summary:
     """``low`` to ``high`` is the bootstrap 95% interval of the median, of fewer than six samples their range.
 
-    ``p99`` is None below 1,000 samples.
+    It is drawn by processes (``summarise_rounds``). ``p99`` is None below 1,000 samples.
     """
 
     median: float
@@ -48,14 +48,27 @@ class Summary:
 
 
 def summarise(samples: Sequence[float]) -> Summary:
-    """The summary of at least one sample; percentiles between two samples are interpolated."""
-    if not len(samples):
+    """The summary of at least one sample, each of a process of its own."""
+    return summarise_rounds([[sample] for sample in samples])
+
+
+def summarise_rounds(rounds: Sequence[Sequence[float]]) -> Summary:
+    """The summary of the samples of each of several processes, as many of each.
+
+    A process may be slow as a whole: its samples are no independent ones. The bootstrap draws processes, and from each
+    that is drawn its samples, so that the interval has in it how far processes are apart. Percentiles between two
+    samples are interpolated. ``ValueError`` without samples, and where processes have different numbers of them.
+    """
+    if not sum(map(len, rounds)):
         raise ValueError("no samples; expected at least one")
-    values = np.asarray(samples, dtype=np.float64)
+    if len(set(map(len, rounds))) > 1:
+        raise ValueError(f"processes have {[*map(len, rounds)]} samples; expected as many of each")
+    of_rounds = np.asarray(rounds, dtype=np.float64)
+    values = of_rounds.ravel()
     if len(values) < LEAST_FOR_INTERVAL:
         low, high = values.min(), values.max()
     else:
-        low, high = np.percentile(_medians(values), (2.5, 97.5))
+        low, high = np.percentile(_medians(of_rounds), (2.5, 97.5))
     p50, p95, p99 = np.percentile(values, (50, 95, 99))
     return Summary(
         median=float(np.median(values)),
@@ -69,17 +82,18 @@ def summarise(samples: Sequence[float]) -> Summary:
     )
 
 
-def _medians(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Medians of resamples of ``values``, each as long as they are, drawn with replacement."""
+def _medians(of_rounds: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Medians of resamples of [rounds, samples]: rounds drawn with replacement, and from each so many samples."""
     generator = np.random.default_rng(_SEED)
-    n = len(values)
-    at_once = max(1, _AT_ONCE // n)
-    return np.concatenate(
-        [
-            np.median(values[generator.integers(n, size=(min(at_once, _RESAMPLES - done), n))], axis=1)
-            for done in range(0, _RESAMPLES, at_once)
-        ]
-    )
+    rounds, samples = of_rounds.shape
+    at_once = max(1, _AT_ONCE // of_rounds.size)
+    medians = []
+    for done in range(0, _RESAMPLES, at_once):
+        count = min(at_once, _RESAMPLES - done)
+        drawn = generator.integers(rounds, size=(count, rounds, 1))
+        of_drawn = generator.integers(samples, size=(count, rounds, samples))
+        medians.append(np.median(of_rounds[drawn, of_drawn], axis=(1, 2)))
+    return np.concatenate(medians)
 
 
 def separated(a: Summary, b: Summary) -> bool:

@@ -24,7 +24,7 @@ from gptwo.perf.figures import floor
 from gptwo.perf.measuring import STOPPED, Settings
 from gptwo.perf.record import KEYS
 from gptwo.perf.report import html
-from gptwo.perf.statistics import LEAST_FOR_P99, LEAST_TO_SEPARATE
+from gptwo.perf.statistics import LEAST_FOR_P99, LEAST_TO_SEPARATE, summarise_rounds
 from gptwo.perf.summary import summary
 from gptwo.perf.worker import answer
 from gptwo.perf.workload import FULL, QUICK, Case, Contender, contenders, groups
@@ -145,6 +145,7 @@ def test_what_a_case_says_is_what_was_answered(folder: Path) -> None:
     samples = [second for taken in case["rounds"] for second in taken]
     assert len(case["rounds"]) == QUICK.rounds
     assert case["seconds"]["samples"] == samples
+    assert case["seconds"] == summarise_rounds(case["rounds"]).to_json()
     assert case["tokens_per_s"] == pytest.approx(64 / case["seconds"]["median"])
     assert case["share"] == pytest.approx(case["floor_s"] / case["seconds"]["median"])
     train = next(case for case in record["cases"] if case["kind"] == "train")

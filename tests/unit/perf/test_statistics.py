@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from gptwo.perf.statistics import Summary, separated, summarise
+from gptwo.perf.statistics import Summary, separated, summarise, summarise_rounds
 
 
 def test_the_summary_of_a_few_samples() -> None:
@@ -30,6 +30,29 @@ def test_the_interval_holds_the_true_median_as_often_as_it_says() -> None:
         for _ in range(200)
     )
     assert 0.88 <= held / 200 <= 0.99
+
+
+def test_the_interval_has_in_it_how_far_processes_are_apart() -> None:
+    generator = np.random.default_rng(4)
+    pooled = by_rounds = 0
+    for _ in range(100):
+        # Each process is slow or fast as a whole by ten times what its samples differ by; the true median is 0.
+        rounds = generator.normal(size=(8, 1)) + generator.normal(size=(8, 10)) / 10
+        found = summarise_rounds(rounds.tolist())
+        by_rounds += found.low <= 0 <= found.high
+        found = summarise(rounds.ravel().tolist())
+        pooled += found.low <= 0 <= found.high
+    assert pooled < 75
+    assert by_rounds > 85
+
+
+def test_of_two_processes_the_interval_reaches_from_one_to_the_other() -> None:
+    fast, slow = [1.0, 1.01, 1.02, 1.03], [1.2, 1.21, 1.22, 1.23]
+    found = summarise_rounds([fast, slow])
+    assert (found.low, found.high) == (pytest.approx(1.015, abs=0.011), pytest.approx(1.215, abs=0.011))
+    assert found.samples == (*fast, *slow)
+    with pytest.raises(ValueError, match=r"\[4, 3\] samples"):
+        summarise_rounds([fast, slow[:3]])
 
 
 def test_the_same_samples_have_the_same_interval() -> None:
