@@ -38,9 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return serve.run(arguments, on_ready=(lambda url: None) if arguments.no_browser else _open)
+    return serve.run(arguments, on_ready=_import if arguments.no_browser else _open)
+
+
+def _import(url: str) -> None:
+    from gptwo.serve.explaining.explaining import import_ahead
+
+    import_ahead()
 
 
 def _open(url: str) -> None:
     # Some browsers are waited for until they are closed.
     threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+    _import(url)

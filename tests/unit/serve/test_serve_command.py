@@ -322,3 +322,26 @@ def test_on_this_machine_alone_or_with_a_key_it_does_not_warn(model: Path) -> No
         assert process.returncode == 0, errors
         assert lines[-1].startswith("listening on ")
         assert [json.loads(line)["event"] for line in errors.splitlines()] == ["closing"]
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["then", "before"])
+def test_explain_imports_torch_when_it_is_ready_and_ends_well(waits: bool, model: Path) -> None:
+    with subprocess.Popen(
+        command_line("explain", model, "--engine", "native", "--threads", 1, "--no-browser"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            lines = [process.stdout.readline() for _ in range(5)]
+            maps = Path(f"/proc/{process.pid}/maps")
+            if waits:
+                until(lambda: "libtorch" in maps.read_text())
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=LONG_S)
+        finally:
+            process.kill()
+    assert process.returncode == 0, errors
+    assert lines[-1].startswith("listening on ")
+    assert "Traceback" not in errors

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -180,6 +182,21 @@ class Explaining:
                 f"{what} {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free; ask for less",
                 code="no_memory",
             )
+
+
+@functools.cache
+def import_ahead() -> None:
+    """Begin, once, to import in a thread what a first explanation waits for: torch takes 2 s.
+
+    For a server that is there to explain: it takes 300 MB, which one that writes need not pay for.
+    """
+
+    def work() -> None:
+        import gptwo.explanation.explain
+        import gptwo.explanation.whatif  # noqa: F401
+
+    # The end of the process does not wait for it.
+    threading.Thread(target=work, name="gptwo-import", daemon=True).start()
 
 
 def _pass_bytes(reference: Reference, T: int) -> int:
