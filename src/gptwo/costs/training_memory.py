@@ -21,9 +21,11 @@ OptimizerName = Literal["adamw", "muon"]
 HEAD_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 26}
 # ``model/gelu.py``: values of a piece.
 _GELU_PIECE = 1 << 19
-# Of what comes and goes in a step on the CPU, the share that the process takes beside it: blocks of many sizes that are
-# kept when freed (``base/memory.py:keep_freed_memory``) leave holes. Measured: docs/decisions/0026-predicting.md.
-HOLES = 0.47
+# What the process takes on the CPU beside what there is at the peak, for freed memory is kept
+# (``base/memory.py:keep_freed_memory``) and blocks of other sizes do not fit into it: a share of all that comes and
+# goes in a step, and a share of what could lie, by its size, where the step's other half has lain: gradients and update
+# in the place of activations and logits. Measured: docs/decisions/0026-predicting.md.
+HOLES, UNSHARED = 0.25, 0.6
 
 
 def activation_bytes(
@@ -78,7 +80,8 @@ def training_memory(
     gathered             where ranks share parameters: embeddings and last norm, whole until the backward pass ends;
                          in it also the block that computes, and the next one, which is fetched meanwhile
     update               what the optimizer computes with: Muon's directions and their orthogonalised batches
-    holes                on a CPU ``HOLES`` of what comes and goes, which glibc keeps and nothing fits into
+    holes                on a CPU what glibc keeps and nothing fits into: ``HOLES`` of what comes and goes, and
+                         ``UNSHARED`` of the smaller of its two halves
 
     ``parameter_ranks`` share weights, gradients and optimizer (FSDP). ``trained_parameters`` are those of adapters
     beside frozen weights.
@@ -119,9 +122,9 @@ def training_memory(
     }
     end = {"gradients": 4 * learn // parameter_ranks, "update": update}
     parts = max(head, block, end, key=lambda moment: sum(moment.values()))
-    # What the head left behind is there to be used when the optimizer comes to work, but in pieces.
-    comes_and_goes = activations + max(logits, block["backward"]) + update
-    holes = int(HOLES * comes_and_goes) if device == "cpu" else 0
+    forward = activations + max(logits, block["backward"])
+    afterwards = end["gradients"] - of_embedding + update  # the gradient of E is there in both
+    holes = int(HOLES * (forward + update) + UNSHARED * min(forward, afterwards)) if device == "cpu" else 0
     return {
         name: size for name, size in {**kept, **parts, "holes": holes}.items() if size or name != "gathered"
     }
