@@ -67,6 +67,26 @@ def test_a_slider_draws_again_and_runs_no_model(visit: Visit, model: LanguageMod
     assert page.locator("tr.drawn > :nth-child(2)").inner_text() == str(drawn)
 
 
+def test_what_is_no_seed_is_marked_and_the_one_that_holds_comes_back(visit: Visit) -> None:
+    page = visit(seed=3)
+    seed = page.locator("[data-setting=seed]")
+    shown = page.locator(".draw + .note")
+    drawn = shown.inner_text()
+    assert "Seed 3 gives" in drawn
+    for wrong in ("-1", "1.5", "99999999999999", ""):
+        seed.fill(wrong)
+        assert page.locator("[data-setting=seed]:invalid").count() == 1, wrong
+        page.focus(".go")
+        assert seed.input_value() == "3"
+        assert page.locator("[data-setting=seed]:invalid").count() == 0
+    assert shown.inner_text() == drawn
+    assert "seed=3" in page.url
+    seed.fill("4")
+    page.focus(".go")
+    expecting(shown).to_contain_text("Seed 4 gives")
+    assert seed.input_value() == "4"
+
+
 def test_what_is_written_is_what_python_writes_and_was_drawn_as_is_shown(
     visit: Visit, model: LanguageModel
 ) -> None:
@@ -79,8 +99,17 @@ def test_what_is_written_is_what_python_writes_and_was_drawn_as_is_shown(
     written(page)
     assert page.input_value("#prompt") == PROMPT + expected.text
     page.locator("#strip .token").nth(count + 3).click()
-    page.wait_for_selector("tr.drawn.actual")
-    assert page.locator("tr.drawn > :nth-child(2)").inner_text() == str(expected.tokens[3])
+    for again in ("as it was written", "from the link"):
+        page.wait_for_selector("tr.drawn.actual")
+        assert page.locator("tr.drawn > :nth-child(2)").inner_text() == str(expected.tokens[3]), again
+        assert "Seed 5 gives draw 3 " in page.locator(".draw + .note").inner_text(), again
+        page.reload()
+        settled(page, "write")
+    page.fill("#prompt", PROMPT)
+    tokens_become(page, count)
+    settled(page, "write")
+    assert "start=" not in page.url
+    expecting(page.locator(".draw + .note")).to_contain_text(" draw 0 ")
 
 
 def test_another_token_is_taken_with_the_keyboard_and_the_text_goes_on_from_it(visit: Visit) -> None:

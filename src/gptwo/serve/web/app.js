@@ -57,8 +57,8 @@ const strip = new Strip(element("strip"), (position) => set({ position }));
 /** Changes the state. A new prompt, tokens or checkpoint is explained; listeners to "change" hear of anything else. */
 function set(patch) {
   Object.assign(app.state, patch);
-  if ("prompt" in patch) app.state.given = "prompt";
-  if ("tokens" in patch) app.state.given = "tokens";
+  if ("prompt" in patch) Object.assign(app.state, { given: "prompt", start: null });
+  if ("tokens" in patch) Object.assign(app.state, { given: "tokens", start: patch.start ?? null });
   remember();
   if (["prompt", "tokens", "checkpoint"].some((key) => key in patch)) return (explaining = explainPrompt("position" in patch));
   if ("position" in patch) showPosition();

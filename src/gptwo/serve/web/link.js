@@ -7,7 +7,8 @@ const SETTINGS = { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0, seed: 1 }
 /** The least and the most of each setting: what a link gives beyond is brought inside. */
 const LIMITS = { temperature: [0, 2], top_k: [0, 200], top_p: [0.05, 1], min_p: [0, 0.5], seed: [0, 2 ** 32 - 1] };
 const WHOLE = ["top_k", "seed"];
-const CHOSEN = ["position", "key", "layer", "head", "checkpoint"];
+/** `start`: of tokens that were written, how many were there before. The number of a draw counts from those. */
+const CHOSEN = ["position", "key", "layer", "head", "checkpoint", "start"];
 
 /** {panel, state} of the address as it stands. */
 export function readLink(panels) {

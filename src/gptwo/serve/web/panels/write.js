@@ -19,8 +19,6 @@ const SLIDERS = [
 const SLIDER_PAUSE_MS = 40;
 
 let length = 20;
-/** What was written last: the ids, and how many of them were there before. The number of a draw counts from those. */
-let written = { ids: [], start: 0 };
 let looking = new AbortController();
 /** Whether the table is of what stands at the chosen place, or of what comes after it; null: as fits the place. */
 let afterwards = null;
@@ -34,8 +32,6 @@ export async function show(root, app) {
     if ("position" in patch || "settings" in patch) refresh(view, app);
   });
   afterwards = null;
-  const ids = app.state.tokens;
-  if (ids.join() !== written.ids.join()) written = { ids, start: ids.length };
   served(root, app);
   await refresh(view, app);
 }
@@ -62,8 +58,14 @@ function build(root, app) {
     return h("label", { class: "field" }, h("span", { text: t(`write.${name}`) }), output, input);
   });
   const seed = h("input", {
-    type: "number", min: 0, max: 2 ** 32 - 1, step: 1, value: settings.seed, disabled: app.saved, "data-setting": "seed",
-    on: { input: () => seed.validity.valid && seed.value !== "" && change({ seed: seed.valueAsNumber }) },
+    type: "number", min: 0, max: 2 ** 32 - 1, step: 1, required: true, value: settings.seed, disabled: app.saved, "data-setting": "seed", on: {
+      input: () => seed.validity.valid && change({ seed: seed.valueAsNumber }),
+      // What is no seed is marked as long as one writes; the one that holds comes back then.
+      blur: () => {
+        change.flush();
+        if (!seed.validity.valid) seed.value = app.state.settings.seed;
+      },
+    },
   });
   const dice = h("button", {
     type: "button", class: "quiet", text: t("write.another_seed"), disabled: app.saved, on: {
@@ -150,8 +152,7 @@ async function goOn(root, app, from) {
     go.textContent = t("write.go");
     app.written();
   }
-  written = { ids, start: from.length };
-  await app.set({ tokens: ids, position: ids.length - 1 });
+  await app.set({ tokens: ids, start: from.length, position: ids.length - 1 });
 }
 
 /** The settings that do something: a filter that is off is left out. */
@@ -169,12 +170,12 @@ async function refresh(view, app) {
   looking.abort();
   looking = new AbortController();
   const asking = { signal: AbortSignal.any([looking.signal, app.signal]) };
-  const { explanation, position, settings } = app.state;
+  const { explanation, position, settings, start } = app.state;
   const last = explanation.tokens.length - 1;
   const after = position === 0 ? true : (afterwards ?? position === last);
   const from = after ? position : position - 1;
   // What comes after the last token is the first draw of what would be written next.
-  const step = from === last ? 0 : Math.max(0, from + 1 - written.start);
+  const step = from === last ? 0 : Math.max(0, from + 1 - (start ?? explanation.tokens.length));
   const path = `/explain/prompt/${explanation.id}`;
   const [next, sampling] = await Promise.all([
     app.api.json(`${path}/next?position=${from}&k=${TOP}`, undefined, asking),
