@@ -12,21 +12,35 @@ from typing import Any, cast, get_args
 import numpy as np
 import torch
 
-from gptwo.config import GPT2Config
-from gptwo.costs import KVFormat, kv_position_bytes, query_key_pairs
+from gptwo.config import GPT2Config, preset
+from gptwo.costs import (
+    KVFormat,
+    kv_position_bytes,
+    matrix_bytes,
+    matrix_format,
+    query_key_pairs,
+)
 from gptwo.infer.formats import KV_DTYPES
 from gptwo.infer.native_engine import NativeEngine
 from gptwo.infer.packed import EMBEDDING, matrix_dtypes, places
 from gptwo.kernels.layout import PackedDtype
 from gptwo.kernels.library import Kernels
 from gptwo.perf.clock import Work, host_clock, typical_seconds
+from gptwo.perf.speeds import FEW_ROWS
 from gptwo.perf.zero_engine import zero_engine
 
-# From one that stays in a core's own cache to one whose weights are past all caches in every format.
-_SIZES = tuple(
-    GPT2Config(n_layer=L, n_head=D // 64, n_embd=D, context=1024, vocab_size=32, dropout=0.0)
-    for L, D in ((4, 128), (4, 256), (4, 512), (12, 768))
+# From one that stays in a core's own cache to one whose weights are past all caches in every format, and the largest.
+_VOCABULARY = 32
+_SIZES = (
+    *(
+        GPT2Config(n_layer=4, n_head=D // 64, n_embd=D, context=1024, vocab_size=_VOCABULARY, dropout=0.0)
+        for D in (128, 256, 512)
+    ),
+    preset("gpt2"),
+    preset("gpt2-xl"),
 )
+# Past all caches a layer more changes nothing: so many of the largest one's stand for all.
+_MOST_BYTES = 400e6
 # Of many rows, which are bound by arithmetic wherever the weights lie, a part of the layers will do.
 _FEW_LAYERS = 2
 # Of a piece that is measured in turn with the others; and of a token, which in a run follows another one.
@@ -40,8 +54,9 @@ STEPS_OF_LAYER = 7
 def native_speeds(kernels: Kernels, *, budget_s: float) -> dict[str, Any]:
     """For each format of weights, of models from small to large:
 
-    bytes                 of the weights, which decide what keeps them
-    rows, s_per_byte      seconds for each of these bytes when so many rows go through together
+    width, bytes          D; and of the blocks' matrices and the head, which decide what keeps them
+    rows, s_per_byte      seconds for each byte of the blocks when so many rows go through together
+    head_s_per_byte       seconds for each byte of the head, of one row
     prefill_s_per_value   seconds of attention for each pair of query and key and each of the D values of a key
     decode_s_per_byte     seconds of attention for each byte of keys and values, of one query at a time
 
@@ -49,9 +64,15 @@ def native_speeds(kernels: Kernels, *, budget_s: float) -> dict[str, Any]:
     """
     with torch.inference_mode():
         call_s, layer_s = _overheads(kernels, budget_s / 10)
-        share = budget_s / 20
+        share = budget_s / 25
         formats = {
-            dtype: [_speeds(kernels, config, dtype, call_s, layer_s, share) for config in _SIZES]
+            dtype: [
+                {
+                    **_blocks(kernels, config, dtype, call_s, layer_s, share),
+                    "head_s_per_byte": _head(kernels, config, dtype, share / 4),
+                }
+                for config in _SIZES
+            ]
             for dtype in get_args(PackedDtype)
         }
     return {"call_s": call_s, "layer_s": layer_s, "formats": formats}
@@ -71,13 +92,17 @@ def _overheads(kernels: Kernels, budget_s: float) -> tuple[float, float]:
     return max(0.0, of_few - few.n_layer * layer_s), layer_s
 
 
-def _speeds(  # noqa: PLR0917 - what every one of them needs
+def _blocks(  # noqa: PLR0917 - what every one of them needs
     kernels: Kernels, config: GPT2Config, dtype: PackedDtype, call_s: float, layer_s: float, budget_s: float
 ) -> dict[str, Any]:
     clock = host_clock(torch.device("cpu"))
-    engine = zero_engine(kernels, config, dtype)
-    few = zero_engine(kernels, replace(config, n_layer=_FEW_LAYERS), dtype)
-    of_rows = [(engine if rows <= 16 else few, rows) for rows in ROWS]
+    of_layer = block_bytes(replace(config, n_layer=1), "fp32")
+    L = min(config.n_layer, int(_MOST_BYTES / of_layer))
+    engine, few = (
+        zero_engine(kernels, replace(config, n_layer=layers, vocab_size=_VOCABULARY), dtype)
+        for layers in (L, _FEW_LAYERS)
+    )
+    of_rows = [(engine if rows <= FEW_ROWS else few, rows) for rows in ROWS]
     many = [_reading(one, rows) for one, rows in of_rows[1:]]
     # What a token's attention takes is the difference of two times that are hardly apart: so many tokens of each.
     token, deep_token = typical_seconds(
@@ -93,16 +118,37 @@ def _speeds(  # noqa: PLR0917 - what every one of them needs
     for (one, _), whole in zip(of_rows, [token, *took], strict=True):
         beside = call_s + one.config.n_layer * layer_s
         seconds.append(max(whole - beside, 0.0) / block_bytes(one.config, dtype))
-    D, L = config.n_embd, config.n_layer
+    D = config.n_embd
     pairs = query_key_pairs(256, _DEEP) - query_key_pairs(256, 0)
     kept = kv_position_bytes(config, cast(KVFormat, KV_DTYPES[dtype]))
     return {
-        "bytes": block_bytes(config, dtype),
+        "width": D,
+        "bytes": block_bytes(config, dtype) + _head_bytes(config, dtype),
         "rows": list(ROWS),
         "s_per_byte": seconds,
         "prefill_s_per_value": max(0.0, deep - took[-1]) / (pairs * D * few.config.n_layer),
         "decode_s_per_byte": max(0.0, deep_token - token) / (2 * L * _DEEP * kept),
     }
+
+
+def _head(kernels: Kernels, config: GPT2Config, dtype: PackedDtype, budget_s: float) -> float:
+    """What a token of a vocabulary takes beyond one of nearly none: a long matrix is read faster than many short ones.
+
+    Of a head with as many values as the blocks have, so that it stays where they would; behind a narrow layer.
+    """
+    values = min(block_bytes(config, "fp32"), _MOST_BYTES) / 4
+    engines = [
+        zero_engine(kernels, replace(config, n_layer=1, n_inner=32, vocab_size=vocabulary), dtype)
+        for vocabulary in (_VOCABULARY, int(values / config.n_embd))
+    ]
+    of_few, of_many = typical_seconds(
+        [_reading(engine, 1) for engine in engines],
+        host_clock(torch.device("cpu")),
+        budget_s=budget_s,
+        turn_s=_TOKEN_TURN_S,
+    )
+    fewer, more = (_head_bytes(engine.config, dtype) for engine in engines)
+    return max(0.0, of_many - of_few) / (more - fewer)
 
 
 def block_bytes(config: GPT2Config, dtype: PackedDtype) -> int:
@@ -112,6 +158,10 @@ def block_bytes(config: GPT2Config, dtype: PackedDtype) -> int:
         for place in places(config, matrix_dtypes(config, dtype))
         if place.dtype and place.row.ours != EMBEDDING
     )
+
+
+def _head_bytes(config: GPT2Config, dtype: PackedDtype) -> int:
+    return matrix_bytes(matrix_format(EMBEDDING, dtype), config.vocab_size, config.n_embd)
 
 
 def _reading(engine: NativeEngine, rows: int, *, past: int = 0) -> Work:

@@ -144,7 +144,7 @@ def _native_parts(
         parts["products"] += speeds.weight_s(rest, min(_ROWS, batch))
     head = matrix_bytes(matrix_format("token_embedding.weight", weights), V, D)
     for first in range(0, batch, _ROWS):
-        parts["head"] += speeds.weight_s(head, min(_ROWS, batch - first))
+        parts["head"] += speeds.head_s(head, min(_ROWS, batch - first))
     if new == 1:
         kept = 2 * L * batch * (past + 1) * kv_position_bytes(config, kv)
         parts["attention"] += speeds.decode_attention_s(kept)

@@ -29,6 +29,8 @@ _BYTES_PER_LOGIT = 16
 _OPERATIONS_OF_LAYER, _OPERATIONS_OF_STEP = 60, 100
 # The same of a forward pass alone.
 FORWARD_OPERATIONS_OF_LAYER, FORWARD_OPERATIONS = 25, 10
+# The native engine: of so many rows or fewer it matters what keeps the weights; of more, how wide they are.
+FEW_ROWS = 16
 
 
 def matmul_flops_per_s(ceilings: Ceilings, dtype: str) -> float:
@@ -125,6 +127,7 @@ class NativeSpeeds:
         measured = (ceilings.speeds or {}).get("native")
         self._measured: dict[str, Any] | None = measured
         D, F = config.n_embd, config.mlp_width
+        self._width = D
         # Of a block, and those of its first matrix, which makes Q, K and V.
         of_each = [
             matrix_bytes(dtype, outputs, inputs) for outputs, inputs in ((3 * D, D), (D, D), (F, D), (D, F))
@@ -141,8 +144,24 @@ class NativeSpeeds:
         if self._measured is None:
             arithmetic = 2 * rows * self._weights_per_byte / matmul_flops_per_s(self._ceilings, self._dtype)
             return weight_bytes * max(1 / self._ceilings.read_bytes_per_s, arithmetic)
-        each = [float(np.interp(rows, size["rows"], size["s_per_byte"])) for size in self._sizes()]
-        return weight_bytes * self._by_size(each)
+        return weight_bytes * self._block_s_per_byte(rows)
+
+    def head_s(self, head_bytes: float, rows: int) -> float:
+        """Seconds of the head's product: one long matrix; a row more takes what it takes in the blocks."""
+        if self._measured is None:
+            return self.weight_s(head_bytes, rows)
+        first = self._by_size([size["head_s_per_byte"] for size in self._sizes()])
+        return head_bytes * (first + self._block_s_per_byte(rows) - self._block_s_per_byte(1))
+
+    def _block_s_per_byte(self, rows: int) -> float:
+        sizes = self._sizes()
+        counts, by_rows = sizes[0]["rows"], zip(*(size["s_per_byte"] for size in sizes), strict=True)
+        widths = [size["width"] for size in sizes]
+        speeds = [
+            self._by_size(each) if count <= FEW_ROWS else _between(widths, each, self._width)
+            for count, each in zip(counts, by_rows, strict=True)
+        ]
+        return float(np.interp(rows, counts, speeds))
 
     def prefill_attention_s(self, values: float) -> float:
         """Seconds of attention over so many pairs of query and key times D."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -43,11 +44,13 @@ def table(speed: float) -> list[list[float]]:
     return [[speed, 2 * speed], [3 * speed, 4 * speed]]
 
 
-def native_size(weight_bytes: int, seconds: float) -> dict[str, Any]:
+def native_size(width: int, weight_bytes: int, seconds: float) -> dict[str, Any]:
     return {
+        "width": width,
         "bytes": weight_bytes,
         "rows": [1, 256],
         "s_per_byte": [seconds, 10 * seconds],
+        "head_s_per_byte": seconds / 2,
         "prefill_s_per_value": 1e-12,
         "decode_s_per_byte": 2e-10,
     }
@@ -81,7 +84,7 @@ MEASURED = replace(
             "call_s": 1e-5,
             "layer_s": 1e-6,
             "formats": {
-                dtype: [native_size(10**6, 1e-11), native_size(10**8, 1e-10)]
+                dtype: [native_size(128, 10**6, 1e-11), native_size(768, 10**8, 1e-10)]
                 for dtype in ("fp32", "bf16", "int8", "int4")
             },
         },
@@ -111,13 +114,30 @@ def test_measured_parts_are_taken_where_they_lie() -> None:
     assert many.parts["products"] == pytest.approx(
         2 * 1e-9 * blocks * (11 + 3 / 12) / 12 + 1e-10 * blocks * (9 / 12) / 12
     )
-    assert many.parts["head"] == pytest.approx(1e-10 * 4 * 50272 * 768), "of the last token alone"
+    assert many.parts["head"] == pytest.approx(0.5e-10 * 4 * 50272 * 768), "of the last token alone"
+    rows = predict_forward(GPT2, MEASURED, kind="decode", batch=256)
+    assert rows.parts["head"] == pytest.approx(9.5e-10 * 4 * 50272 * 768), "a row more as in the blocks"
     assert many.parts["attention"] == pytest.approx(1e-12 * 768 * (11 * 512 * 513 / 2 + 512))
     assert one.parts["overhead"] == pytest.approx(1e-5 + 12e-6)
     # Of a model between the two, half way by the logarithm.
     between = replace(GPT2, n_layer=1, n_head=2, n_embd=456, n_inner=1824, vocab_size=32)
     small = predict_forward(between, MEASURED, kind="decode").parts["products"] / (4 * 12 * 456 * 456)
     assert 1e-11 < small < 1e-10
+
+
+def test_many_rows_are_as_fast_as_the_width_lets_them() -> None:
+    """A shallow model that caches keep, and a deep one: alike, when it is arithmetic that takes the time."""
+    deep = replace(GPT2, n_layer=40, n_head=5, n_embd=320, n_inner=1280, vocab_size=32)
+    shallow = replace(deep, n_layer=2)
+    rows = [predict_forward(one, MEASURED, kind="decode", batch=256) for one in (deep, shallow)]
+    each = [one.parts["products"] / config.n_layer for one, config in zip(rows, (deep, shallow), strict=True)]
+    assert each[0] == pytest.approx(each[1])
+    half_way = 10 * (1e-11 + 9e-11 * math.log(320 / 128) / math.log(768 / 128))
+    assert each[0] == pytest.approx(half_way * 4 * 12 * 320 * 320)
+    few = [
+        predict_forward(one, MEASURED, kind="decode", batch=1).parts["products"] for one in (deep, shallow)
+    ]
+    assert few[0] > 1.5 * 20 * few[1]
 
 
 def test_int8_is_quicker_and_smaller() -> None:
