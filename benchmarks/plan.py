@@ -1,16 +1,16 @@
 """Plan against measurement on this machine: `python benchmarks/plan.py [--sizes micro,gpt2,gpt2-medium] [--rounds 3]`.
 
-In each round and for each size the ceilings are measured first, in a process of their own, and every case is predicted
-from them; then each case runs in a fresh process: training steps in fp32, reading a text, and writing early and late
-in the context, by the native engine in fp32 and int8. A case that takes a few milliseconds runs in several processes,
-whose median it is: each gets other pages of memory, and a moment of another program's is longer than it. Memory is the
-process's peak (VmHWM). A case is a hit when the median of the newest three rounds' ratios lies within the bar.
+The ceilings are measured first, in a process of their own, and every case is predicted from them; then each case runs
+in a fresh process: training steps in fp32, reading a text, and writing early and late in the context, by the native
+engine in fp32 and int8. A case that takes a few milliseconds runs in several processes, whose median it is: each gets
+other pages of memory, and a moment of another program's is longer than it. Memory is the process's peak (VmHWM). A case
+is a hit when the median of the newest three rounds' ratios lies within the bar.
 
 A virtual machine's memory may be twice as fast a minute later (docs/decisions/0025-measuring.md), and its cores slower
-by a tenth. Both speeds are read before and after each case; where they are no longer those of the ceilings the case is
-timed again, or first the ceilings are measured again. So it is where other programs took part of the cores meanwhile,
-or where the machine changed while its ceilings were measured.
-A case that never had a steady machine is kept as ``steady: false``, and counts as the others do.
+by a quarter. Both speeds are read before and after each case; where they are not those of ceilings that were measured,
+the ceilings are measured in this state, too. Where the machine changed while a case ran, or other programs took part of
+the cores meanwhile, the case is timed again. A case that never had a steady machine is kept as ``steady: false``, and
+counts as the others do.
 
 Weights are random; `--work FOLDER` keeps them between runs. Each round of a size is a line of
 ``benchmarks/history/plan.jsonl``; it takes one to three minutes on two cores, on which nothing else should run.
@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ class Others:
 
 
 class Machine:
-    """This machine as it was when its ceilings were measured, and whether it still is so."""
+    """This machine in each of the states in which its ceilings were measured, and whether it is in one of them."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -165,22 +166,25 @@ class Machine:
         rows, inputs, outputs = PRODUCT
         self._matrix = pack(np.ones((outputs, inputs), dtype=np.float32), "fp32")
         self._x = np.ones((rows, inputs), dtype=np.float32)
-        self.measure()
+        self._states: list[tuple[tuple[float, float], Ceilings]] = []
 
-    def measure(self) -> None:
-        """Its ceilings as it is now; they count where it stayed so meanwhile, and nothing else ran."""
-        self._then, since = self._now(), Others()
-        self.ceilings = Ceilings.from_json(
-            ask({"what": "ceilings", "device": "cpu", "threads": self.threads})
-        )
-        self._one_state = since.share() <= OTHERS and self._as_then()
+    def ceilings(self) -> tuple[Ceilings, bool]:
+        """Its ceilings as it is now, and whether they count: it stayed in one state meanwhile, and nothing else ran."""
+        now = self._now()
+        for then, known in self._states:
+            if _alike(now, then):
+                return known, True
+        since = Others()
+        found = Ceilings.from_json(ask({"what": "ceilings", "device": "cpu", "threads": self.threads}))
+        count = since.share() <= OTHERS and _alike(self._now(), now)
+        if count:
+            self._states.append((now, found))
+        return found, count
 
-    def steady(self) -> bool:
-        """Whether memory is read and matrices are multiplied as fast as when the ceilings were measured."""
-        return self._one_state and self._as_then()
-
-    def _as_then(self) -> bool:
-        return all(abs(now / then - 1) <= STEADY for now, then in zip(self._now(), self._then, strict=True))
+    def still(self, ceilings: Ceilings) -> bool:
+        """Whether memory is read and matrices are multiplied as fast as when these were measured."""
+        now = self._now()
+        return any(known is ceilings and _alike(now, then) for then, known in self._states)
 
     def _now(self) -> tuple[float, float]:
         """Bytes per second of reading, and products per second."""
@@ -192,20 +196,21 @@ class Machine:
         return self._kernels.read_bandwidth(self._memory, 8), 1 / statistics.median(seconds)
 
 
+def _alike(now: Sequence[float], then: Sequence[float]) -> bool:
+    return all(abs(one / other - 1) <= STEADY for one, other in zip(now, then, strict=True))
+
+
 def timed(case: Case, config: GPT2Config, folder: Path, machine: Machine) -> dict[str, Any]:
     """What was planned of a case and what was measured, on a machine that stayed as it was."""
     steady, tries = False, 0
     while not steady and tries < TRIES:
         tries += 1
-        if not machine.steady():
-            time.sleep(1)
-            if not machine.steady():
-                machine.measure()
-        plan = case.predict(config, machine.ceilings)
+        ceilings, count = machine.ceilings()
+        plan = case.predict(config, ceilings)
         since = Others()
         seconds, peak = case.measure(folder, machine.threads, expected_s=plan.seconds)
         others = since.share()
-        steady = others <= OTHERS and machine.steady()
+        steady = count and others <= OTHERS and machine.still(ceilings)
     return {
         "predicted_s": plan.seconds,
         "measured_s": seconds,
@@ -214,18 +219,17 @@ def timed(case: Case, config: GPT2Config, folder: Path, machine: Machine) -> dic
         "parts_s": plan.parts,
         "predicted_bytes": plan.peak_memory_bytes,
         "measured_bytes": peak,
-        "read_bytes_per_s": machine.ceilings.read_bytes_per_s,
+        "read_bytes_per_s": ceilings.read_bytes_per_s,
         "others_share": others,
         "steady": steady,
         "tries": tries,
     }
 
 
-def run_round(size: str, work: Path, threads: int) -> dict[str, dict[str, Any]]:
+def run_round(size: str, work: Path, machine: Machine) -> dict[str, dict[str, Any]]:
     """Of every case of a size what was planned and what was measured."""
     rows = {}
     config = replace(preset(size), dropout=0.0)
-    machine = Machine(threads)
     for case in cases(config):
         name = f"{size}: {case.title}"
         row = rows[name] = timed(case, config, work / size, machine)
@@ -255,9 +259,10 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         for size in sizes:
             write_model(size, work / size)
+        machine = Machine(options.threads)
         for size in sizes * options.rounds:
             busy = others_share()
-            rows = run_round(size, work, options.threads)
+            rows = run_round(size, work, machine)
             record.append(
                 "plan", {"size": size, "threads": options.threads, "others_share": busy, "cases": rows}
             )
