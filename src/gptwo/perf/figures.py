@@ -92,20 +92,18 @@ def tokens_of(case: Case) -> int:
 
 
 def predicted(config: GPT2Config, case: Case, ceilings: Ceilings) -> tuple[float | None, int | None]:
-    """Seconds and bytes at the peak as ``predict`` has them; None of what it does not know: text, all logits' bytes."""
+    """Seconds and bytes at the peak as ``predict`` has them; None of what it does not know.
+
+    That is text, and a dtype whose products were not measured: fp64, which has no format in ``costs`` either.
+    """
     one = case.contender
-    if case.with_text:
+    if case.with_text or one.dtype not in ceilings.matmul_flops_per_s:
         return None, None
     if case.kind == "train":
         step = predict_training_step(
             config, ceilings, sequences=case.batch, tokens=case.tokens, dtype=one.dtype
         )
         return step.seconds, step.peak_memory_bytes
-    if case.kind == "forward":
-        seconds = forward_seconds(
-            config, ceilings, batch=case.batch, tokens=case.tokens, engine=one.engine, dtype=one.dtype
-        )
-        return seconds, None
     found = predict_forward(
         config,
         ceilings,
@@ -116,7 +114,10 @@ def predicted(config: GPT2Config, case: Case, ceilings: Ceilings) -> tuple[float
         engine=cast(Any, one.engine),
         dtype=one.dtype,
     )
-    return found.seconds, found.peak_memory_bytes
+    if case.kind != "forward":
+        return found.seconds, found.peak_memory_bytes
+    seconds = found.seconds + _other_logits_s(config, ceilings, case.batch, case.tokens, one.dtype)
+    return seconds, _forward_bytes(config, case, found.memory)
 
 
 def forward_seconds(
@@ -126,8 +127,20 @@ def forward_seconds(
     found = predict_forward(
         config, ceilings, kind="prefill", batch=batch, tokens=tokens, engine=cast(Any, engine), dtype=dtype
     )
-    rows = batch * tokens - batch
-    return found.seconds + 2 * rows * config.n_embd * config.vocab_size / _ceiling(ceilings, dtype)
+    return found.seconds + _other_logits_s(config, ceilings, batch, tokens, dtype)
+
+
+def _other_logits_s(config: GPT2Config, ceilings: Ceilings, batch: int, tokens: int, dtype: str) -> float:
+    """Of all tokens but the last of each text."""
+    return 2 * batch * (tokens - 1) * config.n_embd * config.vocab_size / _ceiling(ceilings, dtype)
+
+
+def _forward_bytes(config: GPT2Config, case: Case, prefill: Mapping[str, int]) -> int:
+    """The parts of a prefill with the logits of every token; torch's pass keeps no keys and values."""
+    parts = {**prefill, "logits": 4 * config.vocab_size * case.batch * case.tokens}
+    if case.contender.engine == "torch":
+        del parts["kv"]
+    return sum(parts.values())
 
 
 def predicted_row(config: GPT2Config, case: Case, ceilings: Ceilings) -> dict[str, Any]:

@@ -111,6 +111,7 @@ class Measuring:
                 "folder": str(self._folder),
                 "contenders": [list(one) for one in self.contenders],
                 "longest": max(case.past + case.tokens for case in cases),
+                "batch": max(case.batch for case in cases),
                 "training": any(case.kind == "train" for case in cases),
                 "threads": self._threads,
             },
@@ -224,9 +225,15 @@ def _summary(samples: list[float]) -> dict[str, Any] | None:
 def _red(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Of every contender that must not be timed, by its name, why."""
     return {
-        row["b"]: f"its {row['what']} is off by "
-        f"{'no finite number' if row['largest'] is None else format(row['largest'], '.2g')} from the equations, "
-        f"allowed are {row['allowed']:g} ({row['why']})"
+        row["b"]: f"its {row['what']} is off from the equations by {_too_much(row)} ({row['why']})"
         for row in rows
         if row["a"] == REFERENCE and not row["ok"]
     }
+
+
+def _too_much(row: dict[str, Any]) -> str:
+    if row["largest"] is None:
+        return f"no finite number, allowed are {row['allowed']:g}"
+    if row["largest"] > row["allowed"]:
+        return f"{row['largest']:.2g}, allowed are {row['allowed']:g}"
+    return f"{row['rms']:.2g} in the root of the mean square, allowed are {row['allowed_rms']:g}"

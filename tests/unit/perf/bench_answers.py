@@ -70,7 +70,8 @@ class Answers:
             name = str(Contender(*contender))
             ok = name not in self._red
             row = {"a": REFERENCE, "b": name, "what": "decode", "largest": 1e-6 if ok else None}
-            rows.append({**row, "allowed": 1e-4, "ok": ok, "why": "sums in another order"})
+            limits = {"allowed": 1e-4, "rms": 1e-7 if ok else None, "allowed_rms": 1e-5}
+            rows.append({**row, **limits, "ok": ok, "why": "sums in another order"})
         return rows
 
     def _init(self, question: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from random_checkpoint import write_random_checkpoint
 
 CONFIG = GPT2Config(n_layer=2, n_head=3, n_embd=21, context=60, vocab_size=37, dropout=0.0)
 NATIVE, INT8 = ["cpu", "native", "fp32"], ["cpu", "native", "int8"]
+INT4 = ["cpu", "native", "int4"]
 TORCH, BF16 = ["cpu", "torch", "fp32"], ["cpu", "torch", "bf16"]
 
 
@@ -34,7 +35,7 @@ def of(rows: list[dict[str, Any]], **fields: str) -> list[dict[str, Any]]:
 
 
 def test_engines_and_dtypes_agree_each_with_each(folder: Path) -> None:
-    rows = agreement(folder, [NATIVE, TORCH, BF16], longest=50, training=True, threads=1)
+    rows = agreement(folder, [NATIVE, TORCH, BF16], longest=50, batch=3, training=True, threads=1)
     assert all(row["ok"] for row in rows), [row for row in rows if not row["ok"]]
     pairs = {(row["a"], row["b"]) for row in rows}
     assert len(pairs) == 6
@@ -48,7 +49,7 @@ def test_engines_and_dtypes_agree_each_with_each(folder: Path) -> None:
 
 
 def test_fewer_bits_differ_and_are_allowed_to(folder: Path) -> None:
-    rows = agreement(folder, [INT8], longest=50, training=False, threads=1)
+    rows = agreement(folder, [INT8], longest=50, batch=3, training=False, threads=1)
     assert [row["what"] for row in rows] == ["forward", "prefill", "decode"]
     assert all(1e-3 < row["largest"] <= row["allowed"] for row in rows)
 
@@ -60,6 +61,54 @@ def damaged(damage: Callable[[Any], None]) -> Callable[..., Any]:
         return engine
 
     return load
+
+
+def test_what_is_wrong_everywhere_and_nowhere_by_much_is_red(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit of a single logit in 4 bits lets pass what has little to do with the model."""
+    (fine, *_) = agreement(folder, [INT4], longest=50, batch=3, training=False, threads=1)
+    assert fine["ok"]
+    assert 0.02 < fine["rms"] < fine["allowed_rms"]
+    noise = np.random.default_rng(0)
+
+    def off(logits: np.ndarray) -> np.ndarray:
+        return logits + logits.std() * noise.uniform(-1, 1, size=logits.shape).astype(np.float32)
+
+    forward = module._forward
+    monkeypatch.setattr(module, "_forward", lambda engine, texts: off(forward(engine, texts)))
+    rows = agreement(folder, [INT4], longest=50, batch=3, training=False, threads=1)
+    assert {row["what"]: row["ok"] for row in rows} == {"forward": False, "prefill": True, "decode": True}
+    assert rows[0]["largest"] < rows[0]["allowed"]
+    assert rows[0]["rms"] > rows[0]["allowed_rms"]
+
+
+@pytest.mark.parametrize("what", ["decode", "forward"])
+def test_what_goes_wrong_only_in_as_many_texts_as_are_timed_is_red(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def wrong_from_four_on(engine: Any) -> None:
+        start = engine.start
+
+        def started(**named: Any) -> Any:
+            session = start(**named)
+            decode, read = session.decode, session.read
+            if what == "decode":
+                session.decode = lambda slots, tokens: decode(slots, tokens if len(slots) < 4 else 0 * tokens)
+            else:
+                session.read = lambda slots, texts, last: read(
+                    slots, texts if len(slots) < 4 else [0 * text for text in texts], last
+                )
+            return session
+
+        engine.start = started
+
+    monkeypatch.setattr(module, "load_engine", damaged(wrong_from_four_on))
+    for batch, ok in ((3, True), (4, False)):
+        rows = agreement(folder, [NATIVE], longest=50, batch=batch, training=False, threads=1)
+        found = {row["what"]: row["ok"] for row in rows}
+        assert found[what] is ok
+        assert all(found.values()) is ok
 
 
 def forgets_a_bias(engine: Any) -> None:
@@ -77,7 +126,7 @@ def test_a_wrong_model_is_red(
     folder: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Any], None]
 ) -> None:
     monkeypatch.setattr(module, "load_engine", damaged(damage))
-    rows = agreement(folder, [TORCH], longest=50, training=False, threads=1)
+    rows = agreement(folder, [TORCH], longest=50, batch=3, training=False, threads=1)
     assert not any(row["ok"] for row in rows)
     assert all((row["largest"] is None) == (damage is gives_no_number) for row in rows)
 
@@ -97,7 +146,7 @@ def test_a_cache_that_is_off_by_one_is_red_in_decoding_alone(
         engine.start = started
 
     monkeypatch.setattr(module, "load_engine", damaged(shift))
-    rows = agreement(folder, [TORCH], longest=50, training=False, threads=1)
+    rows = agreement(folder, [TORCH], longest=50, batch=3, training=False, threads=1)
     assert {row["what"]: row["ok"] for row in rows} == {"forward": True, "prefill": True, "decode": False}
 
 
@@ -127,7 +176,7 @@ def test_a_step_that_is_timed_and_lies_is_red_in_decoding_alone(
         engine.start = started
 
     monkeypatch.setattr(module, "load_engine", damaged(lies))
-    rows = agreement(folder, [TORCH], longest=50, training=False, threads=1)
+    rows = agreement(folder, [TORCH], longest=50, batch=3, training=False, threads=1)
     assert {row["what"]: row["ok"] for row in rows} == {"forward": True, "prefill": True, "decode": False}
 
 
@@ -137,5 +186,5 @@ def test_a_wrong_gradient_is_red(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(
         GPT2, "loss", lambda model, *args: (value := loss(model, *args)).detach() * -0.01 + value * 1.01
     )
-    rows = agreement(folder, [TORCH], longest=50, training=True, threads=1)
+    rows = agreement(folder, [TORCH], longest=50, batch=3, training=True, threads=1)
     assert [row["what"] for row in rows if not row["ok"]] == ["training"]

@@ -24,7 +24,12 @@ from gptwo.perf.figures import floor
 from gptwo.perf.measuring import STOPPED, Settings
 from gptwo.perf.record import KEYS
 from gptwo.perf.report import html
-from gptwo.perf.statistics import LEAST_FOR_P99, LEAST_TO_SEPARATE, summarise_rounds
+from gptwo.perf.statistics import (
+    LEAST_FOR_INTERVAL,
+    LEAST_FOR_P99,
+    LEAST_TO_SEPARATE,
+    summarise_rounds,
+)
 from gptwo.perf.summary import summary
 from gptwo.perf.worker import answer
 from gptwo.perf.workload import FULL, QUICK, Case, Contender, contenders, groups
@@ -170,6 +175,44 @@ def test_a_gpu_that_is_not_here_is_predicted_and_marked(folder: Path) -> None:
     )
     with pytest.raises(DeviceError, match=r"'abacus'[^\n]*a100"):
         bench(settings(folder, gpu="abacus"), ask=Answers())
+
+
+def test_memory_is_predicted_of_every_case_without_text(folder: Path) -> None:
+    cases = bench(settings(folder, quick=False), ask=Answers())["cases"]
+    for case in cases:
+        assert (case["predicted_memory_bytes"] is None) is case["with_text"], case["id"]
+    by_id = {case["id"]: case["predicted_memory_bytes"] for case in cases}
+    # The logits of every token beside those of the last, of one and of four texts.
+    logits = 4 * CONFIG.vocab_size
+    for engine in ("native", "torch"):
+        one, four = (by_id[f"forward/cpu/{engine}/fp32/{batch}x64"] for batch in (1, 4))
+        prefill = by_id[f"prefill/cpu/{engine}/fp32/1x64"]
+        kept = 0 if engine == "native" else 2 * CONFIG.n_layer * 64 * CONFIG.n_embd * 4
+        assert one == prefill + 63 * logits - kept
+        assert four - one >= 3 * 64 * logits
+
+
+def test_a_dtype_without_ceilings_is_not_predicted_by_anothers(folder: Path) -> None:
+    record = bench(settings(folder, engines=("torch",), dtypes=("fp32", "fp64")), ask=Answers())
+    found = [case for case in record["cases"] if case["measured"] and not case["with_text"]]
+    assert {case["dtype"] for case in found} == {"fp32", "fp64"}
+    for case in found:
+        known = case["dtype"] == "fp32"
+        assert (case["predicted_s"] is not None) is known
+        assert (case["predicted_memory_bytes"] is not None) is known
+
+
+def test_what_agrees_is_as_many_texts_as_are_timed(folder: Path) -> None:
+    for quick, batch in ((True, 4), (False, 16)):
+        answers = Answers()
+        bench(settings(folder, quick=quick), ask=answers)
+        (asked,) = [question for question in answers.questions if question["what"] == "agreement"]
+        assert asked["batch"] == batch == max(request["batch"] for request in answers.requests())
+
+
+def test_starts_of_the_full_form_have_an_interval(folder: Path) -> None:
+    starts = bench(settings(folder, quick=False), ask=Answers())["initialisation"]
+    assert {entry["total"]["n"] for entry in starts} == {LEAST_FOR_INTERVAL}
 
 
 def test_a_shape_is_predicted_once(folder: Path) -> None:

@@ -100,14 +100,35 @@ def test_tokens(bench: Bench) -> None:
 
 def test_what_agreement_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agreement, "load_engine", lambda *place, **named: bench._engine)
-    texts = [np.arange(12), np.arange(8)]
+    whole = agreement._top_gap
+    # Of one text alone it is the same; but of a tensor with one element this torch asks for the number itself.
+    monkeypatch.setattr(agreement, "_top_gap", lambda *of: whole(*of) if len(of[1]) > 1 else 0.0)
+    texts = [np.arange(12), np.arange(8), np.arange(8)]
     found = agreement._of_engine(Path(), Contender("cuda:0", "torch", "fp32"), texts, None)
     assert isinstance(found.pop("top"), float)
     assert {what: logits.shape for what, logits in found.items()} == {
         "prefill": (2, 257),
         "decode": (2, 3, 257),
-        "forward": (8, 257),
+        "forward": (2, 8, 257),
     }
+
+
+def test_what_agreement_trains(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = GPT2(CONFIG, device=device)
+    placed: list[Any] = []
+
+    def load(folder: Path, *, device: Any, dtype: Any) -> GPT2:
+        placed.append(device)
+        return model
+
+    monkeypatch.setattr(agreement, "load_model", load)
+    gradients = {name: np.ones(tuple(of.shape), np.float32) for name, of in model.named_parameters()}
+    reference = {"loss": 5.0, "gradients": gradients}
+    one = Contender("cuda:0", "torch", "fp32")
+    gap = agreement._training_gap(Path(), one, reference, [np.arange(12), np.arange(20)])
+    assert np.isfinite(gap)
+    assert placed == ["cuda:0"]
+    assert {parameter.grad.device for parameter in model.parameters()} == {device}  # type: ignore[union-attr]
 
 
 def test_a_training_step(device: torch.device, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
