@@ -134,6 +134,53 @@ def test_a_link_and_a_reload_keep_what_is_changed(visit: Visit) -> None:
     assert changes(elsewhere) == shown
 
 
+def test_before_anything_is_changed_stands_what_the_model_says(visit: Visit, model: LanguageModel) -> None:
+    page = visit("whatif")
+    found = gptwo.explain(model, PROMPT)
+    rows = page.locator(".results tbody tr")
+    names = [model.tokenizer.decode([int(token)]).replace(" ", "·") for token in found.top.ids[-1][:12]]
+    assert rows.locator("th").all_inner_texts() == names
+    for shown, logit in zip(rows.locator(".optional").all_inner_texts(), found.top.logits[-1], strict=False):
+        assert float(shown.replace("−", "-")) == pytest.approx(logit, abs=0.011)
+    assert "Nothing is changed yet" in page.locator(".results").inner_text()
+    page.locator(".panel-whatif .segments button").nth(2).click()
+    page.click("[data-place='0.0']")
+    expecting(page.locator(".results .note")).to_contain_text("Write a second prompt")
+    assert rows.locator("th").all_inner_texts() == names
+    page.fill(".second", OTHER)
+    page.focus(".panel-whatif .button")
+    expecting(page.locator(".results .note")).to_have_count(0)
+
+
+def test_a_link_and_a_reload_keep_the_heat_map(visit: Visit) -> None:
+    page = visit("whatif")
+    page.fill(".second", OTHER)
+    page.locator(".panel-whatif select").select_option(index=2)
+    token = page.input_value(".panel-whatif select")
+    page.click(".panel-whatif .button")
+    page.wait_for_selector(".heat svg")
+    titles = page.locator(".heat rect title").all_text_contents()
+    assert f"heat={token}" in page.url
+    page.reload()
+    page.wait_for_selector(".heat svg")
+    assert page.input_value(".panel-whatif select") == token
+    assert page.locator(".heat rect title").all_text_contents() == titles
+    # Of another position it says nothing, and the link is of what is seen.
+    page.locator("#strip .token").nth(1).click()
+    expecting(page.locator(".heat svg")).to_have_count(0)
+    assert "heat=" not in page.url
+    without = visit("whatif", heat=token)
+    assert without.locator(".heat svg").count() == 0
+    assert "heat=" not in without.url
+
+
+def test_switches_grow_where_there_are_few(visit: Visit) -> None:
+    page = visit("whatif")
+    box = page.locator("[data-place='0.0']").bounding_box()
+    assert box is not None
+    assert box["width"] == box["height"] == 36
+
+
 def test_the_heat_map_of_other_prompts_is_taken_away(visit: Visit) -> None:
     page = visit("whatif")
     page.fill(".second", OTHER)

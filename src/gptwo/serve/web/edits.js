@@ -1,24 +1,29 @@
 // What is changed in What if: {edits: {place: mode}, other, heat}, in the page's state, so that a saved page has it too.
-// A place is "layer.head" or "layer.mlp"; `other` is the second prompt; `heat` is the request of the heat map that is shown.
+// A place is "layer.head" or "layer.mlp"; `other` is the second prompt; `heat` is the request of the heat map that is shown,
+// null, or of a link the token alone, until What if is opened and asks for it.
 
 /** By mode, its letter in a link: "0.3z,1.mlpm,2.1p". */
 const LETTERS = { zero: "z", mean: "m", patch: "p" };
 
-/** What a link holds of it, which is all but the heat map: that takes a pass per head, and nobody has asked for it yet. */
+/** What a link holds of it. */
 export function readEdits(values) {
   const edits = {};
   for (const text of (values.get("edits") ?? "").split(",")) {
     const [, place, letter] = text.match(/^(\d+\.(?:\d+|mlp))([zmp])$/) ?? [];
     if (place) edits[place] = Object.keys(LETTERS).find((mode) => LETTERS[mode] === letter);
   }
-  return { edits, other: values.get("other") ?? "", heat: null };
+  const heat = values.get("heat") ?? "";
+  return { edits, other: values.get("other") ?? "", heat: /^\d+$/.test(heat) ? Number(heat) : null };
 }
 
 /** Puts it into a link. */
-export function writeEdits(values, { edits, other }) {
+export function writeEdits(values, state) {
+  const { edits, other, heat } = state.whatif;
   const places = Object.keys(edits).sort();
   if (places.length) values.set("edits", places.map((place) => place + LETTERS[edits[place]]).join(","));
   if (other !== "") values.set("other", other);
+  if (Number.isInteger(heat)) values.set("heat", heat);
+  else if (isOfNow(heat, state)) values.set("heat", heat.token);
 }
 
 /** The edits with one more; without it, where it is there. */
@@ -47,4 +52,21 @@ export function asked({ edits, other }) {
   const ablate = of((mode) => mode !== "patch").map(([key, mode]) => ({ ...place(key), with: mode }));
   const places = of((mode) => mode === "patch").map(([key]) => place(key));
   return { ...(ablate.length && { ablate }), ...(places.length && { patch: { prompt: other, places } }) };
+}
+
+/** The checkpoint that is looked at, where it is not the one that is served. */
+export function at({ checkpoint }) {
+  return checkpoint === null ? {} : { checkpoint };
+}
+
+/** What a heat map of what is seen now would be asked with, but for the token. */
+export function heatAsked({ tokens, position, checkpoint, whatif }) {
+  return { tokens, ...at({ checkpoint }), other: whatif.other, position };
+}
+
+/** Whether this request is of the prompts, the checkpoint and the position that are seen now. */
+export function isOfNow(heat, state) {
+  if (heat === null) return false;
+  const { token: _, ...rest } = heat;
+  return JSON.stringify(rest) === JSON.stringify(heatAsked(state));
 }

@@ -57,6 +57,6 @@ export function writeLink(panel, state, push) {
   else values.set("prompt", state.prompt);
   for (const key of CHOSEN) if (state[key] !== null && state[key] !== undefined) values.set(key, state[key]);
   for (const [key, value] of Object.entries(SETTINGS)) if (state.settings[key] !== value) values.set(key, state.settings[key]);
-  writeEdits(values, state.whatif);
+  writeEdits(values, state);
   history[push ? "pushState" : "replaceState"](null, "", `#${panel}?${values}`);
 }

@@ -1,7 +1,7 @@
 // What if: heads and MLPs switched off, or taken from a second prompt, and what the model says then.
 
 import { h, roving, s } from "../dom.js";
-import { asked, toggled, usesPatch, within } from "../edits.js";
+import { asked, at, heatAsked, isOfNow, toggled, usesPatch, within } from "../edits.js";
 import { fixed, number, percent, signed, t } from "../i18n.js";
 import { plain, visible } from "../tokens.js";
 
@@ -11,7 +11,9 @@ const MODES = ["zero", "mean", "patch"];
 const SIGNS = { zero: "0", mean: "μ", patch: "⇄" };
 const CANDIDATES = 100;
 const SHOWN = 12;
+// Squares grow where there are few: those of the heat map, and the switches, of which there is one more in a row.
 const CELL = [20, 36];
+const SWITCH = [22, 36];
 const PICTURE_WIDTH = 260;
 
 const CONTINUATION = 20;
@@ -54,7 +56,7 @@ function switches(root, app) {
     type: "button", class: "switch", tabindex: layer === 0 && part === 0 ? 0 : -1, "data-place": `${layer}.${part}`, disabled: app.saved,
     on: { click: (event) => toggle(app, event.currentTarget.dataset.place) },
   });
-  const grid = h("div", { class: "switches", role: "group", "aria-label": t("whatif.grid"), style: { "--columns": heads + 1 } },
+  const grid = h("div", { class: "switches", role: "group", "aria-label": t("whatif.grid"), style: { "--columns": heads + 1, "--cell": `${sizeOf(SWITCH, heads + 1)}px` } },
     h("span"), ...Array.from({ length: heads }, (_, head) => h("span", { class: "axis", text: number(head) })), h("span", { class: "axis", text: "MLP" }),
     ...Array.from({ length: layers }, (_, layer) => [
       h("span", { class: "axis", text: number(layer) }), ...Array.from({ length: heads }, (__, head) => cell(layer, head)), cell(layer, "mlp")]).flat());
@@ -86,6 +88,11 @@ function sizes({ model: { config } }) {
   return { layers: config.n_layer, heads: config.n_head };
 }
 
+/** px of a square, of so many in a row. */
+function sizeOf([least, most], count) {
+  return Math.max(least, Math.min(most, Math.floor(PICTURE_WIDTH / count)));
+}
+
 function toggle(app, place, to = mode) {
   change(app, { edits: toggled(app.state.whatif.edits, place, to) });
 }
@@ -102,11 +109,6 @@ function paint(root, app) {
   }
 }
 
-/** The checkpoint that is looked at, where it is not the one that is served. */
-function at({ checkpoint }) {
-  return checkpoint === null ? {} : { checkpoint };
-}
-
 // --- What comes of it ---
 
 async function refresh(card, app) {
@@ -114,15 +116,15 @@ async function refresh(card, app) {
   work = new AbortController();
   const signal = AbortSignal.any([work.signal, app.signal]);
   const { whatif } = app.state;
-  if (Object.keys(whatif.edits).length === 0) return card.replaceChildren(h("h2", { text: t("whatif.results") }), h("p", { class: "muted", text: t("whatif.nothing") }));
-  if (usesPatch(whatif) && whatif.other === "") return card.replaceChildren(h("h2", { text: t("whatif.results") }), h("p", { class: "muted", text: t("whatif.needs_other") }));
   const { explanation, position, tokens } = app.state;
+  const next = (id) => app.api.json(`/explain/prompt/${id}/next?position=${position}&k=${CANDIDATES}`, undefined, { signal });
+  const missing = Object.keys(whatif.edits).length === 0 ? "nothing" : usesPatch(whatif) && whatif.other === "" ? "needs_other" : null;
   const of = { tokens, ...at(app.state), ...asked(whatif) };
   const goOn = h("div", { class: "going-on" });
   card.classList.add("working");
   try {
+    if (missing) return void card.replaceChildren(...unchanged(app, await next(explanation.id), missing));
     const changed = await app.api.explain(of, { signal });
-    const next = (id) => app.api.json(`/explain/prompt/${id}/next?position=${position}&k=${CANDIDATES}`, undefined, { signal });
     const [before, after] = await Promise.all([next(explanation.id), next(changed.id)]);
     card.replaceChildren(...compared(app, { before, after, changed }), goOn);
     const most = Math.min(CONTINUATION, Math.ceil(CONTINUATION_PASSES / tokens.length));
@@ -146,33 +148,53 @@ function problem(error) {
   return h("p", { class: "problem", role: "alert", text: error.code === "saved" ? t("share.not_saved") : error.message });
 }
 
+/** What the model says as it is, while there is nothing to compare it with; `missing` says why. */
+function unchanged(app, { top, entropy }, missing) {
+  const rows = top.slice(0, SHOWN).map((entry) => h("tr", {},
+    h("th", { scope: "row" }, h("b", { class: "word" }, ...visible(entry, { most: 16 }))), bar(entry, "before", top[0].p), h("td", { class: "n optional", text: fixed(entry.logit) })));
+  return [
+    ...titled(app, [["entropy", fixed(entropy)], ["mean_surprisal", fixed(mean(app.state.explanation.surprisal))]]),
+    h("p", { class: "muted note", text: t(`whatif.${missing}`) }),
+    tabled(rows, [["p_before"], ["logit", "optional"]]),
+  ];
+}
+
+function titled({ state: { explanation, position } }, facts) {
+  return [
+    h("h2", {}, t("whatif.after_token"), " ", h("b", { class: "word" }, ...visible(explanation.tokens[position]))),
+    h("p", { class: "row facts" }, ...facts.map(([key, value]) => h("span", { class: "fact" }, h("span", { class: "muted", text: t(`whatif.${key}`) }), ` ${value}`))),
+  ];
+}
+
+function tabled(rows, columns) {
+  const heads = columns.map(([key, more = ""]) => h("th", { scope: "col", class: `n ${more}`, text: t(`whatif.${key}`) }));
+  return h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col", text: t("whatif.token") }), ...heads)), h("tbody", {}, ...rows)));
+}
+
+function bar(entry, kind, highest) {
+  return h("td", { class: `n bar ${kind}`, style: { "--w": `${(100 * (entry?.p ?? 0) / highest).toFixed(1)}%` }, text: entry ? percent(entry.p) : "–" });
+}
+
 function compared(app, { before, after, changed }) {
-  const { explanation, position } = app.state;
   const from = new Map(before.top.map((entry) => [entry.id, entry]));
   const to = new Map(after.top.map((entry) => [entry.id, entry]));
   const ids = [...new Set([...before.top.slice(0, SHOWN), ...after.top.slice(0, SHOWN)].map((entry) => entry.id))];
   const p = (entry) => entry?.p ?? 0;
   ids.sort((a, b) => Math.max(p(from.get(b)), p(to.get(b))) - Math.max(p(from.get(a)), p(to.get(a))));
   const highest = Math.max(before.top[0].p, after.top[0].p);
-  const bar = (entry, kind) => h("td", { class: `n bar ${kind}`, style: { "--w": `${(100 * p(entry) / highest).toFixed(1)}%` }, text: entry ? percent(entry.p) : "–" });
   const rows = ids.slice(0, SHOWN).map((token) => {
     const [a, b] = [from.get(token), to.get(token)];
     const change = a && b ? b.logit - a.logit : NaN;
     return h("tr", {},
       h("th", { scope: "row" }, h("b", { class: "word" }, ...visible(a ?? b, { most: 16 }))),
-      bar(a, "before"), bar(b, "after"),
+      bar(a, "before", highest), bar(b, "after", highest),
       h("td", { class: "n optional", text: a ? fixed(a.logit) : "–" }),
       h("td", { class: `n ${change > 0 ? "up" : "down"}`, text: Number.isNaN(change) ? "–" : signed(change) }));
   });
-  const column = (key, more = "") => h("th", { scope: "col", class: `n ${more}`, text: t(`whatif.${key}`) });
+  const pair = (of) => `${fixed(of(app.state.explanation, before))} → ${fixed(of(changed, after))}`;
   return [
-    h("h2", {}, t("whatif.after_token"), " ", h("b", { class: "word" }, ...visible(explanation.tokens[position]))),
-    h("p", { class: "row facts" },
-      h("span", { class: "fact" }, h("span", { class: "muted", text: t("whatif.entropy") }), ` ${fixed(before.entropy)} → ${fixed(after.entropy)}`),
-      h("span", { class: "fact" }, h("span", { class: "muted", text: t("whatif.mean_surprisal") }), ` ${fixed(mean(explanation.surprisal))} → ${fixed(mean(changed.surprisal))}`)),
-    h("div", { class: "scroll" }, h("table", {},
-      h("thead", {}, h("tr", {}, h("th", { scope: "col", text: t("whatif.token") }), column("p_before"), column("p_after"), column("logit", "optional"), column("change"))),
-      h("tbody", {}, ...rows))),
+    ...titled(app, [["entropy", pair((_, next) => next.entropy)], ["mean_surprisal", pair((pass) => mean(pass.surprisal))]]),
+    tabled(rows, [["p_before"], ["p_after"], ["logit", "optional"], ["change"]]),
   ];
 }
 
@@ -202,7 +224,7 @@ async function heatMap(card, root, app) {
   const said = h("span", { class: "muted spoken", role: "status" });
   const go = h("button", { type: "button", class: "button needs-server", text: t("whatif.heat_go"), on: { click: () => run() } });
   const run = async () => {
-    const body = { ...heatAsked(app), token: Number(select.value) };
+    const body = { ...heatAsked(app.state), token: Number(select.value) };
     if (body.other === "") return void (said.textContent = t("whatif.needs_other"));
     go.disabled = true;
     said.textContent = t("whatif.heat_running");
@@ -221,28 +243,20 @@ async function heatMap(card, root, app) {
   };
   card.replaceChildren(h("h2", { text: t("whatif.heat") }), h("p", { class: "muted note", text: t("whatif.heat_what") }),
     h("div", { class: "row" }, h("label", { class: "row" }, h("span", { text: t("whatif.heat_token") }), select), go, said), picture);
-  const { heat } = app.state.whatif;
-  if (isOfNow(heat, app)) select.value = heat.token;
-  await drawHeat(root, app);
-}
-
-/** What a heat map of what is seen now would be asked with, but for the token. */
-function heatAsked(app) {
-  const { tokens, position, whatif } = app.state;
-  return { tokens, ...at(app.state), other: whatif.other, position };
-}
-
-/** Whether this request is of the prompts, the checkpoint and the position that are seen now. */
-function isOfNow(heat, app) {
-  if (heat === null) return false;
-  const { token: _, ...rest } = heat;
-  return JSON.stringify(rest) === JSON.stringify(heatAsked(app));
+  const { heat, other } = app.state.whatif;
+  const linked = Number.isInteger(heat);
+  if (linked || isOfNow(heat, app.state)) select.value = linked ? heat : heat.token;
+  if (linked && select.value !== "" && other !== "" && !app.saved) return run();
+  // Of a link to another prompt, or to a token that is not among those.
+  if (linked) change(app, { heat: null });
+  if (select.value === "") select.selectedIndex = 0;
+  return drawHeat(root, app);
 }
 
 /** The heat map that was asked for, or nothing where it was of something else. */
 async function drawHeat(root, app) {
   const { heat } = app.state.whatif;
-  const shown = isOfNow(heat, app) ? await app.api.json("/explain/heatmap", heat, { signal: app.signal, keep: true }).catch(() => null) : null;
+  const shown = isOfNow(heat, app.state) ? await app.api.json("/explain/heatmap", heat, { signal: app.signal, keep: true }).catch(() => null) : null;
   const picture = root.querySelector(".heat");
   if (!picture || app.state.whatif.heat !== heat) return;
   if (shown === null) return void picture.replaceChildren();
@@ -265,7 +279,7 @@ function strongest(grid) {
 /** L×H squares, warm where patching raises the logit, cool where it lowers it. */
 function heatPicture(grid, choose) {
   const [L, H] = [grid.length, grid[0].length];
-  const cell = Math.max(CELL[0], Math.min(CELL[1], Math.floor(PICTURE_WIDTH / H)));
+  const cell = sizeOf(CELL, H);
   const largest = Math.max(...grid.flat().map(Math.abs)) || 1;
   const squares = grid.flatMap((row, layer) => row.map((change, head) => {
     const name = t("whatif.heat_cell", { layer, head, change: signed(change, 3) });
