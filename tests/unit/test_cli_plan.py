@@ -342,6 +342,10 @@ def test_training_says_first_what_it_will_take_and_then_what_it_took(data: Path,
     assert again.code == 0, again.err
     planned = [(r["step"], r["plan"]["steps"]) for r in read_metrics(run / "metrics.jsonl") if "plan" in r]
     assert planned == [(0, 4), (4, 2)]
+    done = command("train", "--out", run, "--resume", "--steps", 6)
+    assert done.code == 0, done.err
+    assert "plan: " not in done.err, "nothing is left to be planned"
+    assert "took: " not in done.err
 
 
 def test_what_does_not_fit_is_refused_with_numbers_unless_it_is_forced(
@@ -427,6 +431,18 @@ def test_a_long_run_on_a_machine_that_was_not_measured_is_worth_measuring(
     monkeypatch.setattr("gptwo.cli.planned._WORTH_MEASURING", 1.0)
     assert command("train", "--data", data, "--out", tmp_path / "run2", *TINY).code == 0
     assert asked == [False, False, True]
+
+
+def test_a_process_is_planned_as_it_will_be_when_it_trains(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = find_target("raspberry-pi-5").ceilings(training=True)
+    assert known
+    measured = dataclasses.replace(known, source="measured", process_bytes={"train": 77 * 10**9})
+    monkeypatch.setattr("gptwo.perf.target.cached_ceilings", lambda *_, **__: measured)
+    assert command("train", "--data", data, "--out", tmp_path / "run", *TINY, "--force").code == 0
+    first, *_ = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert first["plan"]["memory"]["process"] == 77 * 10**9
 
 
 def test_a_run_that_took_no_step_says_nothing_of_what_it_took(capsys: pytest.CaptureFixture[str]) -> None:

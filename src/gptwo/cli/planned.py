@@ -15,7 +15,7 @@ from gptwo.config import PRESETS
 from gptwo.costs import training_flops
 from gptwo.perf.plan import TrainingPlan, plan_training
 from gptwo.perf.plan_text import took_line, training_summary
-from gptwo.perf.target import find_target
+from gptwo.perf.target import find_target, measured_process_bytes
 from gptwo.train.finetune_config import FinetuneConfig
 from gptwo.train.memory import memory_bytes
 from gptwo.train.observer import RunStart, TrainResult
@@ -36,7 +36,10 @@ class PlanningObserver(TerminalObserver):
         self.plan: TrainingPlan | None = None
 
     def started(self, start: RunStart) -> dict[str, Any]:
-        """Say the plan, and keep it. ``ConfigError``, with its parts, for one that does not fit and is not forced."""
+        """Say the plan if steps are left, and keep it.
+
+        ``ConfigError``, with its parts, for one that does not fit and is not forced.
+        """
         self.plan = plan_run(start, process_bytes=self._process_bytes, say=self._say)
         if self.plan.fits is False and not start.config.force:
             assert self.plan.free_memory_bytes is not None, "fits is known"
@@ -47,7 +50,8 @@ class PlanningObserver(TerminalObserver):
                 free=self.plan.free_memory_bytes,
                 where=self.plan.device,
             )
-        self._say(training_summary(self.plan))
+        if self.plan.steps:
+            self._say(training_summary(self.plan))
         super().started(start)
         return self.plan.to_json()
 
@@ -91,7 +95,10 @@ def plan_run(start: RunStart, *, process_bytes: int, say: Callable[[str], None])
         checkpoint_activations=config.checkpoint_activations,
         compiled=bool(config.compile),
         adapters=None if all_trained else start.trained_parameters,
-        process_bytes=process_bytes if target.kind == "cpu" else 0,
+        # With its first step it loads more: threads, and what they work in.
+        process_bytes=max(process_bytes, measured_process_bytes(target, "train"))
+        if target.kind == "cpu"
+        else 0,
         ranks=start.ranks,
         parallel=config.parallel,
         text_tokens=start.train_tokens,

@@ -40,6 +40,7 @@ class GenerationPlan:
     device: str
     title: str
     ceilings: str | None
+    measured_at: str | None = None
     engine: str
     weights: str
     kv: str
@@ -160,6 +161,7 @@ def plan_generation(
     return dataclasses.replace(
         plan,
         ceilings=ceilings.source,
+        measured_at=ceilings.measured_at or None,
         prefill_seconds=first.seconds,
         tokens_per_s=1 / alone.seconds,
         tokens_per_s_all_slots=slots / together.seconds,

@@ -36,8 +36,9 @@ class Activations:
 class TrainingPlan:
     """A run as it is expected to be, on ``ranks`` devices alike. Bytes, seconds, tokens; times are None where unknown.
 
-    ``ceilings``: where the device's speeds are from, "measured" or "datasheet". ``memory`` has the parts of
-    ``peak_memory_bytes``, of one device; ``free_memory_bytes`` may be taken, None where nobody knows.
+    ``ceilings``: where the device's speeds are from, "measured" (``measured_at``) or "datasheet".
+    ``trained_parameters`` are fewer than all where adapters are trained, whose time is not known. ``memory`` has the
+    parts of ``peak_memory_bytes``, of one device; ``free_memory_bytes`` may be taken, None where nobody knows.
     ``largest_micro_batch`` is the most sequences that fit at once, be they more than a step's; 0 when not one does.
     ``activations`` are those of the micro-batch "kept" and "checkpointed". ``seconds_per_step`` has the exposed part of
     ``communication`` in it. ``cost`` is in the unit of the price.
@@ -46,7 +47,9 @@ class TrainingPlan:
     device: str
     title: str
     ceilings: str | None
+    measured_at: str | None = None
     parameters: int
+    trained_parameters: int
     weight_bytes: int
     dtype: str
     optimizer: str
@@ -165,6 +168,7 @@ def plan_training(
         title=target.title,
         ceilings=None,
         parameters=parameter_count(config),
+        trained_parameters=parameter_count(config) if adapters is None else adapters,
         weight_bytes=weight_bytes(config),
         dtype="bf16" if bf16 else "fp32",
         optimizer=optimizer,
@@ -250,6 +254,7 @@ def _with_times(
     return dataclasses.replace(
         plan,
         ceilings=ceilings.source,
+        measured_at=ceilings.measured_at or None,
         activations={
             name: dataclasses.replace(one, seconds_per_step=times[name])
             for name, one in plan.activations.items()

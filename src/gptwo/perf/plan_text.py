@@ -13,6 +13,8 @@ from gptwo.perf.plan import TrainingPlan
 if TYPE_CHECKING:
     from gptwo.train.observer import Took
 
+# A time that is off by more wants a reason.
+_FAR = 0.15
 _NO_SPEED = "not known: `gptwo plan MODEL` measures this machine, once"
 
 
@@ -112,6 +114,8 @@ def _sequences(count: int) -> str:
 
 
 def _no_time(plan: TrainingPlan) -> str:
+    if plan.trained_parameters < plan.parameters:
+        return "not known: of adapters the memory alone is planned"
     if plan.ranks > 1:
         return "not known: give --link, the speed between two devices"
     return _NO_SPEED
@@ -131,16 +135,27 @@ def training_summary(plan: TrainingPlan) -> str:
 
 
 def took_line(plan: TrainingPlan, took: Took) -> str:
-    """What the run really took, and how much more or less than planned."""
+    """What the run really took, how much more or less than planned, and where the plan's speeds are from if far off."""
     parts = [
         f"{in_units(took.peak_memory_bytes)} of memory at most"
-        f"{_beside(took.peak_memory_bytes, plan.peak_memory_bytes)}",
-        f"{short_time(took.seconds_per_step)} a step{_beside(took.seconds_per_step, plan.seconds_per_step)}",
+        f"{beside(took.peak_memory_bytes, plan.peak_memory_bytes)}",
+        f"{short_time(took.seconds_per_step)} a step{beside(took.seconds_per_step, plan.seconds_per_step)}",
         f"{rate(took.tokens_per_s)} tokens/s",
         f"{duration(took.seconds)} in {took.steps:,} steps",
     ]
-    return f"took: {', '.join(parts)}"
+    line = f"took: {', '.join(parts)}"
+    if (
+        plan.seconds_per_step
+        and plan.measured_at
+        and abs(took.seconds_per_step / plan.seconds_per_step - 1) > _FAR
+    ):
+        line += (
+            f"; the plan has the speeds of {plan.measured_at}, when this machine was slower or faster or had other "
+            "work: `gptwo plan MODEL --measure` measures them again"
+        )
+    return line
 
 
-def _beside(really: float, planned: float | None) -> str:
+def beside(really: float, planned: float | None) -> str:
+    """How much more or less that is than planned, in brackets; nothing where nothing was planned."""
     return "" if not planned else f" ({really / planned - 1:+.0%})"

@@ -135,7 +135,9 @@ def test_several_devices_share_the_step_and_talk() -> None:
 def test_adapters_train_little_and_their_time_is_not_known() -> None:
     plan = planned(adapters=1_000_000)
     assert (plan.memory["optimizer"], plan.memory["gradients"]) == (8_000_000, 4_000_000)
+    assert (plan.trained_parameters, plan.parameters) == (1_000_000, 124_439_808)
     assert plan.seconds_per_step is None
+    assert training_summary(plan).endswith("; time not known: of adapters the memory alone is planned")
 
 
 def test_what_cannot_be_cut_is_refused() -> None:
@@ -298,5 +300,13 @@ def test_the_words() -> None:
     assert took_line(exact, took) == (
         "took: 1 GB of memory at most (+25%), 900 ms a step (-10%), 72,817 tokens/s, 1 min 30 s in 100 steps"
     )
+    # A plan that is far off says when its speeds were measured.
+    slower = dataclasses.replace(exact, seconds_per_step=0.7, measured_at="2026-11-30T09:12:00+00:00")
+    assert took_line(slower, took).endswith(
+        " in 100 steps; the plan has the speeds of 2026-11-30T09:12:00+00:00, when this machine was slower or faster "
+        "or had other work: `gptwo plan MODEL --measure` measures them again"
+    )
+    assert "the speeds of" not in took_line(dataclasses.replace(slower, seconds_per_step=0.8), took)
+    assert "the speeds of" not in took_line(dataclasses.replace(slower, measured_at=None), took)
     assert "8 side by side  " in "\n".join(generation_lines(generated(A100, engine="torch")))
     assert "\n1,000 side by side " in "\n".join(generation_lines(generated(A100, engine="torch", slots=1000)))
