@@ -117,7 +117,8 @@ def _blocks(  # noqa: PLR0917 - what every one of them needs
     seconds = []
     for (one, _), whole in zip(of_rows, [token, *took], strict=True):
         beside = call_s + one.config.n_layer * layer_s
-        seconds.append(max(whole - beside, 0.0) / block_bytes(one.config, dtype))
+        # A clock's moment at least: no speed is infinite.
+        seconds.append(max(whole - beside, 1e-9) / block_bytes(one.config, dtype))
     D = config.n_embd
     pairs = query_key_pairs(256, _DEEP) - query_key_pairs(256, 0)
     kept = kv_position_bytes(config, cast(KVFormat, KV_DTYPES[dtype]))

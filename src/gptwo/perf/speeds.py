@@ -157,11 +157,13 @@ class NativeSpeeds:
         sizes = self._sizes()
         counts, by_rows = sizes[0]["rows"], zip(*(size["s_per_byte"] for size in sizes), strict=True)
         widths = [size["width"] for size in sizes]
-        speeds = [
-            self._by_size(each) if count <= FEW_ROWS else _between(widths, each, self._width)
+        seconds = [
+            self._by_size(each)
+            if count <= FEW_ROWS
+            else 1 / _between(widths, [1 / one for one in each], self._width)
             for count, each in zip(counts, by_rows, strict=True)
         ]
-        return float(np.interp(rows, counts, speeds))
+        return float(np.interp(rows, counts, seconds))
 
     def prefill_attention_s(self, values: float) -> float:
         """Seconds of attention over so many pairs of query and key times D."""

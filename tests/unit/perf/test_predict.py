@@ -132,8 +132,8 @@ def test_many_rows_are_as_fast_as_the_width_lets_them() -> None:
     rows = [predict_forward(one, MEASURED, kind="decode", batch=256) for one in (deep, shallow)]
     each = [one.parts["products"] / config.n_layer for one, config in zip(rows, (deep, shallow), strict=True)]
     assert each[0] == pytest.approx(each[1])
-    half_way = 10 * (1e-11 + 9e-11 * math.log(320 / 128) / math.log(768 / 128))
-    assert each[0] == pytest.approx(half_way * 4 * 12 * 320 * 320)
+    bytes_per_s = 1e10 - 9e9 * math.log(320 / 128) / math.log(768 / 128)
+    assert each[0] == pytest.approx(4 * 12 * 320 * 320 / bytes_per_s)
     few = [
         predict_forward(one, MEASURED, kind="decode", batch=1).parts["products"] for one in (deep, shallow)
     ]
