@@ -443,6 +443,12 @@ def test_a_process_is_planned_as_it_will_be_when_it_trains(
     assert command("train", "--data", data, "--out", tmp_path / "run", *TINY, "--force").code == 0
     first, *_ = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert first["plan"]["memory"]["process"] == 77 * 10**9
+    # Where it was not measured, what it has already and what a first step adds.
+    monkeypatch.setattr("gptwo.perf.target.cached_ceilings", lambda *_, **__: None)
+    monkeypatch.setattr("gptwo.cli.planned.resident_bytes", lambda: (300 * 10**6, 0))
+    assert command("train", "--data", data, "--out", tmp_path / "other", *TINY).code == 0
+    first, *_ = read_metrics(tmp_path / "other" / "metrics.jsonl")
+    assert first["plan"]["memory"]["process"] == 320 * 10**6
 
 
 def test_a_run_that_took_no_step_says_nothing_of_what_it_took(capsys: pytest.CaptureFixture[str]) -> None:
