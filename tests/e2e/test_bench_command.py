@@ -136,19 +136,28 @@ def test_what_cannot_be_written_is_said_before_anything_is_measured(
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "said"),
     [
-        {"cases": [{}]},
-        {"cases": None},
-        {"model": []},
-        {"environment": 3},
-        {"quiet": None},
-        {"initialisation": [{"total": 1}]},
-        {"cases": [{"id": "a", "measured": True, "seconds": None}]},
-        {"cases": [{"id": "a", "measured": True, "seconds": {"median": 1.0}}]},
+        ({"cases": [{}]}, "cases[0] has no 'id'"),
+        ({"cases": None}, "cases is null, not a list"),
+        ({"cases": ["a"]}, 'cases[0] is "a", not an object'),
+        ({"cases": [{"id": 1, "measured": False}]}, "cases[0].id is 1"),
+        ({"model": []}, "model is [], not an object"),
+        ({"environment": 3}, "environment is 3, not an object"),
+        ({"quiet": None}, "quiet is null, not an object"),
+        ({"ceilings": [{"device": "cpu", "before": {}}]}, "ceilings[0].before has no 'matmul_flops_per_s'"),
+        ({"initialisation": [{"total": 1}]}, "initialisation[0] has no 'device'"),
+        (
+            {"cases": [{"id": "a", "measured": True, "seconds": None}]},
+            "cases[0].seconds is null, not an object",
+        ),
+        (
+            {"cases": [{"id": "a", "measured": True, "seconds": {"median": 1.0}}]},
+            "cases[0].seconds has no 'low'",
+        ),
     ],
 )
-def test_a_damaged_record_is_one_line(damage: dict[str, Any], tmp_path: Path) -> None:
+def test_a_damaged_record_is_one_line(damage: dict[str, Any], said: str, tmp_path: Path) -> None:
     whole: dict[str, Any] = {key: {} for key in KEYS}
     whole |= {
         "schema": SCHEMA,
@@ -165,7 +174,7 @@ def test_a_damaged_record_is_one_line(damage: dict[str, Any], tmp_path: Path) ->
     for pair in ((good, bad), (bad, good), (bad, bad)):
         line = command("bench", "compare", *pair).error_line()
         assert line.startswith("DataError: ")
-        assert "bad.json" in line
+        assert f"bad.json is damaged: {said}; expected" in line
 
 
 @pytest.mark.parametrize(

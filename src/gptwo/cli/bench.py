@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gptwo.base.cores import check_threads
-from gptwo.base.errors import ConfigError, DataError, MissingExtraError, StorageError
+from gptwo.base.errors import ConfigError, MissingExtraError, StorageError
 from gptwo.cli.output import INTERRUPTED, print_json
 from gptwo.config import PRESETS
 
@@ -168,14 +168,7 @@ def _compare(files: list[str], out: str | None) -> int:
         raise ConfigError(
             f"got {len(files)} files to compare; expected two: gptwo bench compare A.json B.json"
         )
-    records = [read_record(Path(file)) for file in files]
-    try:
-        found = compare(*records)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{files[0]} or {files[1]} is damaged ({type(error).__name__}: {error}); expected two records as "
-            "gptwo bench --json writes them"
-        ) from error
+    found = compare(*(read_record(Path(file)) for file in files))
     if out == "-":
         print_json(found.to_json())
     else:

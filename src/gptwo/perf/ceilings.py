@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -70,12 +70,18 @@ class Ceilings:
         return cls(**fields)
 
 
-def measure_ceilings(device: str = "cpu", threads: int | None = None, quick: bool = False) -> Ceilings:
+def measure_ceilings(
+    device: str = "cpu",
+    threads: int | None = None,
+    quick: bool = False,
+    dtypes: Sequence[str] | None = None,
+) -> Ceilings:
     """The ceilings of a device that is here, in a few seconds; ``quick`` takes a third, without ``process_bytes``.
 
-    Meant for a process of its own (``process.ask``): sets torch's threads to ``threads``, ``usable_cores()`` by
-    default, keeps freed memory, and takes 0.5 GB, on a GPU 2 GB there. Each figure is the best of many repetitions.
-    Raises ``DeviceError`` as ``resolve_device``.
+    Products are those of ``dtypes``, of all that the device has unless given. Meant for a process of its own
+    (``process.ask``): sets torch's threads to ``threads``, ``usable_cores()`` by default, keeps freed memory, and takes
+    0.5 GB, on a GPU 2 GB there. Each figure is the best of many repetitions. Raises ``DeviceError`` as
+    ``resolve_device``.
     """
     import torch
 
@@ -100,7 +106,11 @@ def measure_ceilings(device: str = "cpu", threads: int | None = None, quick: boo
     shapes = products.model_shapes(place)
     with torch.no_grad():
         speeds = products.flops_per_s(
-            [products.LARGE[place.type], *shapes.values()], place, kernels, budget_s=12 * budget
+            [products.LARGE[place.type], *shapes.values()],
+            place,
+            kernels,
+            dtypes=dtypes,
+            budget_s=12 * budget,
         )
         return Ceilings(
             device=str(place),

@@ -11,7 +11,7 @@ from gptwo.perf.statistics import LEAST_TO_SEPARATE, Summary, separated
 from gptwo.perf.summary import duration
 
 # What makes two machines two, of the environment's keys.
-_MACHINE = ("processor", "cores", "threads", "memory_bytes", "gpu", "torch", "python")
+_MACHINE = ("processor", "cores", "threads", "memory_bytes", "torch", "python")
 
 Verdict = Literal["slower", "faster", "no difference", "too few samples"]
 
@@ -124,6 +124,9 @@ def _notes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     for key in _MACHINE:
         if one.get(key) != other.get(key):
             notes.append(f"the machines differ: {key} is {one.get(key)} and {other.get(key)}")
+    gpus = _gpus(one), _gpus(other)
+    if gpus[0] != gpus[1]:
+        notes.append(f"the machines differ: gpus are {gpus[0] or 'none'} and {gpus[1] or 'none'}")
     for entry in before["ceilings"]:
         same = next((later for later in after["ceilings"] if later["device"] == entry["device"]), None)
         moved = drift(_best(entry), _best(same)) if same else {}
@@ -140,3 +143,9 @@ def _best(entry: dict[str, Any]) -> Ceilings:
     """The higher ceilings of both times, of an entry of the record's ``ceilings``."""
     before = Ceilings.from_json(entry["before"])
     return highest(before, Ceilings.from_json(entry["after"])) if entry["after"] else before
+
+
+def _gpus(environment: dict[str, Any]) -> str:
+    """The GPUs by their names alone: clocks and temperature are never the same twice."""
+    found = environment.get("gpus") or {}
+    return ", ".join(f"{device} {gpu['name']}" for device, gpu in found.items())

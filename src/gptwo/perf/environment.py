@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,11 @@ def machine() -> dict[str, Any]:
     }
 
 
-def environment(device: str = "cpu", threads: int | None = None) -> dict[str, Any]:
-    """Everything of this machine that a figure on ``device`` depends on; what the system does not say is None.
+def environment(devices: Sequence[str] = ("cpu",), threads: int | None = None) -> dict[str, Any]:
+    """Everything of this machine that a figure on ``devices`` depends on; what the system does not say is None.
 
-    ``threads`` are those that are measured with, torch's by default. Sizes are in bytes, clocks in MHz, power in watts.
+    ``gpus`` are those of them, each by its device, and ``gpu`` is the first. ``threads`` are those that are measured
+    with, torch's by default. Sizes are in bytes, clocks in MHz, power in watts.
     """
     import psutil
     import torch
@@ -70,12 +72,11 @@ def environment(device: str = "cpu", threads: int | None = None) -> dict[str, An
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "gptwo": __version__,
         "commit": commit(),
-        "gpu": None,
+        "gpus": {name: _gpu(torch.device(name).index or 0) for name in devices if name.startswith("cuda")},
     }
+    found["gpu"] = next(iter(found["gpus"].values()), None)
     if threads is not None:
         found["threads"] = threads
-    if torch.device(device).type == "cuda":
-        found["gpu"] = _gpu(torch.device(device).index or 0)
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple, cast
 
@@ -55,6 +55,11 @@ def floor(config: GPT2Config, case: Case, ceilings: Ceilings) -> Floor:
     arithmetic = flops / _ceiling(ceilings, case.contender.dtype)
     memory = moved / ceilings.read_bytes_per_s
     return Floor(flops, moved, max(arithmetic, memory), "arithmetic" if arithmetic > memory else "memory")
+
+
+def products_of(dtypes: Iterable[str]) -> list[str]:
+    """The dtypes of products that floors of these need, fp32 among them in any case."""
+    return sorted({"fp32", *(product for dtype in dtypes for product in (dtype, *_PRODUCTS[dtype]))})
 
 
 def _ceiling(ceilings: Ceilings, dtype: str) -> float:

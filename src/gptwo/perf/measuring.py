@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,12 @@ from gptwo.base.cores import usable_cores
 from gptwo.base.errors import GptwoError
 from gptwo.config import GPT2Config
 from gptwo.perf.ceilings import Ceilings
+from gptwo.perf.figures import products_of
 from gptwo.perf.statistics import summarise
 from gptwo.perf.workload import FULL, QUICK, REFERENCE, Case, Contender, groups, not_in_quick
 
+# How long a quick run may take: what the machine is too slow for is left out, where a round of it was taken before.
+QUICK_S = 85.0
 # Why something was not timed: the user ended the run before.
 STOPPED = "the run was stopped"
 
@@ -54,6 +57,9 @@ class Measuring:
         # One number for all: else each engine has a default of its own, which OMP_NUM_THREADS changes for some.
         self._threads = usable_cores() if settings.threads is None else settings.threads
         self._effort = QUICK if settings.quick else FULL
+        # Of what is timed: a quick run has no time for the products of other dtypes.
+        self._products = products_of(one.dtype for one in contenders)
+        self._began, self._ceilings_s = time.perf_counter(), 0.0
         self._asked = self._total = 0
         self.left_out: list[dict[str, str]] = []
         self.stopped = False
@@ -75,9 +81,9 @@ class Measuring:
         )
 
     def environment(self) -> dict[str, Any]:
-        """Of the last device: the GPU, where there is one."""
+        """Of the machine and of each GPU that is measured."""
         found: dict[str, Any] = self.ask(
-            "environment", {"what": "environment", "device": self._devices[-1], "threads": self._threads}
+            "environment", {"what": "environment", "devices": self._devices, "threads": self._threads}
         )
         return found
 
@@ -93,11 +99,20 @@ class Measuring:
 
     def ceilings(self) -> dict[str, Ceilings]:
         """Of every device, measured now."""
-        question = {"what": "ceilings", "threads": self._threads, "quick": self._settings.quick}
-        return {
+        began = time.perf_counter()
+        question: dict[str, Any] = {
+            "what": "ceilings",
+            "threads": self._threads,
+            "quick": self._settings.quick,
+        }
+        if self._settings.quick:
+            question["dtypes"] = self._products
+        found = {
             device: Ceilings.from_json(self.ask(f"ceilings of {device}", {**question, "device": device}))
             for device in self._devices
         }
+        self._ceilings_s = time.perf_counter() - began
+        return found
 
     def agreement(self, config: GPT2Config) -> list[dict[str, Any]]:
         """Its rows; a contender that is red is left out from here on."""
@@ -157,20 +172,41 @@ class Measuring:
         # A quick run has one process for all cases of a contender, a full one a process for each.
         turns = [list(answers)] if self._settings.quick else grouped
         for turn in turns:
+            took: dict[Contender, float] = {}
             for number in range(self._effort.rounds):
                 takers = list(dict.fromkeys(case.contender for case in turn))
+                if self._settings.quick and number:
+                    takers = self._affordable(takers, took, number)
                 for one in takers[:: -1 if number % 2 else 1]:
                     cases = [
                         case for case in turn if case.contender == one and (number == 0 or answers[case])
                     ]
                     if not cases:
                         continue
+                    began = time.perf_counter()
                     requests = [self._case_question(case) for case in cases]
                     what = cases[0].id if len(cases) == 1 else f"round {number + 1} of {one}"
                     found = self._tried(what, {"what": "several", "requests": requests}) or []
                     for case, answer in zip(cases, found, strict=False):
                         answers[case].append(answer)
+                    took[one] = time.perf_counter() - began
         return {case: found for case, found in answers.items() if found}
+
+    def _affordable(
+        self, takers: Sequence[Contender], took: Mapping[Contender, float], number: int
+    ) -> list[Contender]:
+        """Those that a quick run has time for once more, by what they took before: the longest are left out first."""
+        found = sorted(takers, key=lambda one: took.get(one, 0.0))
+        left_s = QUICK_S - self._ceilings_s - (time.perf_counter() - self._began)
+        while found and sum(took.get(one, 0.0) for one in found) > left_s:
+            one = found.pop()
+            self.left_out.append(
+                {
+                    "what": f"round {number + 1} of {one}",
+                    "why": f"--quick is to end within {QUICK_S:.0f} s, and round {number} took {took[one]:.0f} s",
+                }
+            )
+        return [one for one in takers if one in found]
 
     def energy(self) -> dict[str, Any]:
         """Joules per token written, of every contender whose device has a counter; else why there is none."""

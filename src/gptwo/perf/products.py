@@ -51,14 +51,24 @@ def model_shapes(device: torch.device) -> dict[str, Shape]:
 
 
 def flops_per_s(
-    shapes: Sequence[Shape], device: torch.device, kernels: Kernels | None, *, budget_s: float
+    shapes: Sequence[Shape],
+    device: torch.device,
+    kernels: Kernels | None,
+    *,
+    dtypes: Sequence[str] | None = None,
+    budget_s: float,
 ) -> dict[str, list[float]]:
     """FLOP/s of each shape, by dtype: the fastest of torch's ways and, on the CPU, of the native kernels'.
 
-    ``kernels`` None leaves the native ones out, and with them int8 and int4, which they alone have.
+    Of those of ``dtypes`` that there are, all unless given. ``kernels`` None leaves the native ones out, and with them
+    int8 and int4, which they alone have.
     """
     native = get_args(PackedDtype) if kernels is not None and device.type == "cpu" else ()
-    names = dict.fromkeys((*_OF_DEVICE[device.type], *native))
+    names = [
+        name
+        for name in dict.fromkeys((*_OF_DEVICE[device.type], *native))
+        if dtypes is None or name in dtypes
+    ]
     ways: dict[tuple[str, int], list[Work]] = {}
     for dtype in names:
         for i, shape in enumerate(shapes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,19 @@ KEYS = (
     *("schema", "created", "gptwo", "commit", "quick", "seconds", "model", "environment", "quiet", "devices"),
     *("ceilings", "agreement", "left_out", "initialisation", "cases", "crossing", "energy", "paper"),
 )
+
+_Kinds = Mapping[str, type | tuple[type, ...]]
+_NUMBER = (int, float)
+_SUMMARY: _Kinds = {
+    **dict.fromkeys(("median", "low", "high", "p50", "p95"), _NUMBER),
+    **{"n": int, "p99": (int, float, type(None)), "samples": list},
+}
+_CEILINGS: _Kinds = {
+    **{"matmul_flops_per_s": dict, "read_bytes_per_s": _NUMBER, "copy_bytes_per_s": _NUMBER},
+    **{"dispatch_s": _NUMBER, "launch_s": (int, float, type(None)), "transfers": (dict, type(None))},
+}
+# Characters of a damaged value that a message shows.
+_LONGEST = 40
 
 
 def write_json(value: dict[str, Any], path: Path) -> None:
@@ -43,7 +57,10 @@ def write_text(text: str, path: Path) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A record that ``write_json`` wrote. ``DataError`` for a file that is missing, no record, or of another schema."""
+    """A record that ``write_json`` wrote.
+
+    ``DataError`` for a file that is missing, no record, of another schema, or without what ``compare`` looks at.
+    """
     try:
         record = json.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -59,4 +76,50 @@ def read_record(path: Path) -> dict[str, Any]:
         )
     if missing := [key for key in KEYS if key not in record]:
         raise DataError(f"{path} has no {missing[0]!r}; expected a whole JSON of gptwo bench --json")
+    if wrong := next(_wrong(record), None):
+        raise DataError(f"{path} is damaged: {wrong}; expected a whole JSON of gptwo bench --json")
     return dict(record)
+
+
+def _wrong(record: dict[str, Any]) -> Iterator[str]:
+    """Where it is not a record's: what is there, and what should be."""
+    yield from _lacks("model", record["model"], {"name": str, "config": dict, "weights": str})
+    yield from _lacks("environment", record["environment"], {})
+    yield from _lacks("quiet", record["quiet"], {"reasons": list})
+    place = {"device": str, "engine": str, "dtype": str}
+    yield from _of_each("ceilings", record["ceilings"], {"device": str, "before": dict})
+    yield from _of_each("initialisation", record["initialisation"], {**place, "total": dict})
+    yield from _of_each("cases", record["cases"], {"id": str, "measured": bool})
+    for i, entry in enumerate(record["ceilings"]):
+        for when in ("before", "after"):
+            if when == "before" or entry.get(when) is not None:
+                yield from _lacks(f"ceilings[{i}].{when}", entry[when], _CEILINGS)
+    for i, entry in enumerate(record["initialisation"]):
+        yield from _lacks(f"initialisation[{i}].total", entry["total"], _SUMMARY)
+    for i, case in enumerate(record["cases"]):
+        if case["measured"]:
+            yield from _lacks(f"cases[{i}].seconds", case.get("seconds"), _SUMMARY)
+
+
+def _of_each(where: str, values: Any, kinds: _Kinds) -> Iterator[str]:
+    if not isinstance(values, list):
+        yield f"{where} is {_said(values)}, not a list"
+        return
+    for i, value in enumerate(values):
+        yield from _lacks(f"{where}[{i}]", value, kinds)
+
+
+def _lacks(where: str, value: Any, kinds: _Kinds) -> Iterator[str]:
+    if not isinstance(value, dict):
+        yield f"{where} is {_said(value)}, not an object"
+        return
+    for name, kind in kinds.items():
+        if name not in value:
+            yield f"{where} has no {name!r}"
+        elif not isinstance(value[name], kind):
+            yield f"{where}.{name} is {_said(value[name])}"
+
+
+def _said(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -160,7 +160,7 @@ def groups(config: GPT2Config, found: Sequence[Contender], *, quick: bool) -> li
     add("decode", 1, decoded, min(256, C - decoded), with_text=True)
     if not quick:
         add("decode", 8, decoded, min(256, C - decoded))
-    add("train", 1 if quick else 4, _within(C, 256))
+    add("train", 1 if quick else 4, _within(C, 128 if quick else 256))
     grouped = [
         [_of(shape, one, effort) for one in found if _is_measured(shape, one, found, quick=quick)]
         for shape in shapes

@@ -56,7 +56,14 @@ class Answers:
 
     def _environment(self, question: dict[str, Any]) -> dict[str, Any]:
         threads = question["threads"]
-        return {"commit": None, "processor": "A processor", "cores": 2, "threads": threads, "gpu": None}
+        return {
+            "commit": None,
+            "processor": "A processor",
+            "cores": 2,
+            "threads": threads,
+            "gpu": None,
+            "gpus": {},
+        }
 
     def _ceilings(self, question: dict[str, Any]) -> dict[str, Any]:
         factor = 1 + self._drift * self._measured_ceilings

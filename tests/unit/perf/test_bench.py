@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from gptwo.perf.bench import bench, was_stopped
 from gptwo.perf.compare import compare
 from gptwo.perf.crossing import PROMPT
 from gptwo.perf.figures import floor
-from gptwo.perf.measuring import STOPPED, Settings
+from gptwo.perf.measuring import QUICK_S, STOPPED, Settings
 from gptwo.perf.record import KEYS
 from gptwo.perf.report import html
 from gptwo.perf.statistics import (
@@ -385,6 +386,53 @@ def test_a_plan_from_ceilings_that_have_moved_is_left_out(
     assert all((case["predicted_s"] is not None) is holds for case in plain)
     assert ("no plan: " in summary(record)) is not holds
     assert ("2020-01-01" in html(record)) is bool(factor)
+
+
+@pytest.mark.parametrize(
+    ("round_s", "left_out"),
+    [(10.0, []), (13.0, ["torch fp32"]), (16.0, ["native int8", "torch fp32"]), (40.0, ["all"])],
+)
+def test_a_quick_run_has_time_for_what_a_slow_machine_can_do(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, round_s: float, left_out: list[str]
+) -> None:
+    """Ceilings of five seconds before and after; a round of native fp32 takes ``round_s``, each other a second more."""
+    answers, now = Answers(), [100.0]
+    monkeypatch.setattr(
+        "gptwo.perf.measuring.time", SimpleNamespace(perf_counter=lambda: now[0], time=time.time)
+    )
+    names = ["native fp32", "native int8", "torch fp32"]
+
+    def ask(question: dict[str, Any]) -> Any:
+        if question["what"] == "ceilings":
+            now[0] += 5
+        if question["what"] == "several":
+            one = question["requests"][0]
+            now[0] += round_s + names.index(f"{one.get('engine', 'torch')} {one['dtype']}")
+        return answers(question)
+
+    record = bench(settings(folder), ask=ask)
+    expected = names if left_out == ["all"] else left_out
+    said = [entry["what"] for entry in record["left_out"] if entry["what"].startswith("round")]
+    assert sorted(said) == [f"round 2 of {name} on cpu" for name in expected]
+    for case in record["cases"]:
+        if case["measured"]:
+            again = f"{case['engine']} {case['dtype']}" not in expected
+            assert len(case["rounds"]) == 1 + again
+    if left_out != ["all"]:  # its first round alone is too long
+        assert now[0] - 100 <= QUICK_S
+
+
+def test_a_quick_run_measures_the_products_of_what_it_times(folder: Path) -> None:
+    for changes, dtypes in (
+        ({}, ["fp32", "int8"]),
+        ({"dtypes": ("fp32",)}, ["fp32"]),
+        ({"dtypes": ("int4",)}, ["fp32", "int4", "int8"]),
+        ({"quick": False}, None),
+    ):
+        answers = Answers()
+        bench(settings(folder, **changes), ask=answers)
+        asked = [question for question in answers.questions if question["what"] == "ceilings"]
+        assert [question.get("dtypes") for question in asked] == [dtypes] * 2
 
 
 def test_what_a_quick_run_leaves_out_is_said(folder: Path) -> None:

@@ -98,7 +98,14 @@ def test_other_machines_and_noise_are_said() -> None:
     assert compare(first, second).notes == ()
     second["environment"]["processor"] = "B"
     second["quiet"]["reasons"] = ["others were at work"]
+    first["environment"]["gpus"] = {"cuda:0": {"name": "A GPU", "temperature_c": 40.0}}
+    second["environment"]["gpus"] = {"cuda:0": {"name": "A GPU", "temperature_c": 50.0}}
     notes = compare(first, second).notes
+    assert not any("gpus" in note for note in notes)
+    second["environment"]["gpus"] |= {"cuda:1": {"name": "Another"}}
+    assert compare(first, second).notes[1] == (
+        "the machines differ: gpus are cuda:0 A GPU and cuda:0 A GPU, cuda:1 Another"
+    )
     assert any("processor is A and B" in note for note in notes)
     assert any("second" in note and "others were at work" in note for note in notes)
 

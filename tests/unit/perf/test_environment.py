@@ -19,7 +19,15 @@ def test_the_environment_is_json_and_says_what_matters() -> None:
         assert found[name], name
     assert found["gpu"] is None
     assert found["usable_cores"] <= found["cores"]
+    assert found["gpus"] == {}
     assert environment(threads=7)["threads"] == 7
+
+
+def test_every_gpu_that_is_measured_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_gpu", lambda index: {"name": f"GPU {index}"})
+    found = environment(["cpu", "cuda:1", "cuda:0"])
+    assert found["gpus"] == {"cuda:1": {"name": "GPU 1"}, "cuda:0": {"name": "GPU 0"}}
+    assert found["gpu"] == {"name": "GPU 1"}
 
 
 SAID = "570.1, 300.00, 1755, 1980, 2619, Enabled, [N/A]\n"
