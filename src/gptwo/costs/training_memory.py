@@ -77,8 +77,8 @@ def training_memory(
     activations          ``activation_bytes`` of the micro-batch; with bf16 also the matrices that autocast has cast
     logits               the piece of them that the head works on, twice where it has several
     backward             gradients of a block's activations, where they are more than these logits
-    gathered             where ranks share parameters: embeddings and last norm, whole until the backward pass ends;
-                         in it also the block that computes, and the next one, which is fetched meanwhile
+    gathered             where ranks share parameters: embeddings and last norm, whole until the backward pass ends,
+                         and the block that computes next; in a block's backward pass also the one that is fetched
     update               what the optimizer computes with: Muon's directions and their orthogonalised batches
     holes                on a CPU what glibc keeps and nothing fits into: ``HOLES`` of what comes and goes, and
                          ``UNSHARED`` of the smaller of its two halves
@@ -105,9 +105,10 @@ def training_memory(
         "optimizer": 4 * (2 * learn - (matrices if optimizer == "muon" else 0)) // parameter_ranks,
     }
     root = 4 * root_parameter_count(config) if parameter_ranks > 1 else 0
-    blocks = 4 * min(2, config.n_layer) * block_parameter_count(config) if parameter_ranks > 1 else 0
+    of_block = 4 * block_parameter_count(config) if parameter_ranks > 1 else 0
     head = {
-        "gathered": root,
+        # The last block is whole already: its backward pass comes next.
+        "gathered": root + of_block,
         "gradients": of_embedding + (4 * learn // parameter_ranks if micro_batches > 1 else 0),
         "activations": activations,
         "logits": logits,
@@ -115,7 +116,7 @@ def training_memory(
     # The last block's MLP: the gradient of GELU, and where it is fused GELU once more, in pieces.
     again = rows * config.mlp_width + 2 * min(rows * config.mlp_width, _GELU_PIECE) if fused else 0
     block = {
-        "gathered": root + blocks,
+        "gathered": root + min(2, config.n_layer) * of_block,
         "gradients": head["gradients"],
         "activations": activations,
         "backward": 4 * (rows * (config.mlp_width + config.n_embd) + again),
@@ -123,7 +124,8 @@ def training_memory(
     end = {"gradients": 4 * learn // parameter_ranks, "update": update}
     parts = max(head, block, end, key=lambda moment: sum(moment.values()))
     forward = activations + max(logits, block["backward"])
-    afterwards = end["gradients"] - of_embedding + update  # the gradient of E is there in both
+    # The gradient of E is there in both.
+    afterwards = end["gradients"] - of_embedding // parameter_ranks + update
     holes = int(HOLES * (forward + update) + UNSHARED * min(forward, afterwards)) if device == "cpu" else 0
     return {
         name: size for name, size in {**kept, **parts, "holes": holes}.items() if size or name != "gathered"

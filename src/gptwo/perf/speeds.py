@@ -151,10 +151,12 @@ class NativeSpeeds:
         if self._measured is None:
             return self.weight_s(head_bytes, rows)
         first = self._by_size([size["head_s_per_byte"] for size in self._sizes()])
-        return head_bytes * (first + self._block_s_per_byte(rows) - self._block_s_per_byte(1))
+        like = matrix_format("token_embedding.weight", self._dtype)
+        more = self._block_s_per_byte(rows, like) - self._block_s_per_byte(1, like)
+        return head_bytes * (first + max(0.0, more))
 
-    def _block_s_per_byte(self, rows: int) -> float:
-        sizes = self._sizes()
+    def _block_s_per_byte(self, rows: int, dtype: WeightFormat | None = None) -> float:
+        sizes = self._sizes(dtype)
         counts, by_rows = sizes[0]["rows"], zip(*(size["s_per_byte"] for size in sizes), strict=True)
         widths = [size["width"] for size in sizes]
         seconds = [
@@ -187,9 +189,9 @@ class NativeSpeeds:
         """What a pass costs in Python."""
         return float(self._measured["call_s"]) if self._measured else 0.0
 
-    def _sizes(self) -> list[dict[str, Any]]:
+    def _sizes(self, dtype: WeightFormat | None = None) -> list[dict[str, Any]]:
         assert self._measured is not None
-        found: list[dict[str, Any]] = self._measured["formats"][self._dtype]
+        found: list[dict[str, Any]] = self._measured["formats"][dtype or self._dtype]
         return found
 
     def _by_size(self, each: Sequence[float]) -> float:

@@ -164,11 +164,20 @@ def test_what_is_whole_of_shared_parameters_is_what_computes() -> None:
     assert in_a_block["gathered"] == 4 * (root + 2 * block)
     shallow = dataclasses.replace(SHAPE, n_layer=1)
     assert training_memory(shallow, micro_batch=8, parameter_ranks=2)["gathered"] == 4 * (root + block)
-    # At the head only what is outside the blocks is whole; each rank's own part is in the weights.
+    # At the head the last block is whole, and what is outside the blocks; each rank's own part is in the weights.
     wide = dataclasses.replace(SHAPE, vocab_size=50_000)
     in_the_head = training_memory(wide, micro_batch=8, parameter_ranks=2)
     assert "logits" in in_the_head
-    assert in_the_head["gathered"] == 4 * (50_000 + 64 + 2) * D
+    assert in_the_head["gathered"] == 4 * ((50_000 + 64 + 2) * D + block)
+
+
+def test_ranks_that_share_gradients_leave_less_that_does_not_fit() -> None:
+    """Of 8 ranks: a share of what comes and goes, and one of an eighth of the gradients, without E's."""
+    parts = training_memory(PRESETS["gpt2"], micro_batch=2, tokens=512, parameter_ranks=8)
+    logits = training_memory(PRESETS["gpt2"], micro_batch=2, tokens=512)
+    others = 4 * (parameter_count(PRESETS["gpt2"]) - 50_257 * 768) // 8
+    comes_and_goes = parts["activations"] + max(parts.get("logits", 0), logits.get("logits", 0))
+    assert parts["holes"] == pytest.approx(0.25 * comes_and_goes + 0.6 * others, abs=2)
 
 
 def test_checkpointing_keeps_a_block_and_inputs() -> None:
