@@ -29,21 +29,18 @@ from gptwo.perf.clock import Work, host_clock, typical_seconds
 from gptwo.perf.speeds import FEW_ROWS
 from gptwo.perf.zero_engine import zero_engine
 
-# From one that stays in a core's own cache to one whose weights are past all caches in every format, and the largest.
 _VOCABULARY = 32
-_SIZES = (
-    *(
-        GPT2Config(n_layer=4, n_head=D // 64, n_embd=D, context=1024, vocab_size=_VOCABULARY, dropout=0.0)
-        for D in (128, 256, 512)
-    ),
-    preset("gpt2"),
-    preset("gpt2-xl"),
+# From one that stays in a core's own cache to one whose weights some caches keep and some do not.
+_SMALL = tuple(
+    GPT2Config(n_layer=4, n_head=D // 64, n_embd=D, context=1024, vocab_size=_VOCABULARY, dropout=0.0)
+    for D in (128, 256, 512)
 )
-# Past all caches a layer more changes nothing: so many bytes of the largest one's stand for all. Where caches hold as
-# much as that, speeds of still larger models are taken for too high.
-_MOST_BYTES = 400e6
+# Past all caches, where a layer more changes nothing: each stands for itself with as many layers as have so many bytes
+# in any format. Where caches hold as much as that, speeds of still larger models are taken for too high.
+_LARGE = (preset("gpt2"), preset("gpt2-xl"))
+_LARGE_BYTES = 250e6
 # Of many rows, which are bound by arithmetic wherever the weights lie, a part of the layers will do.
-_FEW_LAYERS = 3
+_FEW_LAYERS = 2
 # Of a piece that is measured in turn with the others; and of a token, which in a run follows another one.
 _TURN_S, _TOKEN_TURN_S = 2e-3, 1e-2
 ROWS = (1, 4, 16, 64, 256)
@@ -72,7 +69,7 @@ def native_speeds(kernels: Kernels, *, budget_s: float) -> dict[str, Any]:
                     **_blocks(kernels, config, dtype, call_s, layer_s, share),
                     "head_s_per_byte": _head(kernels, config, dtype, share / 4),
                 }
-                for config in _SIZES
+                for config in (*_SMALL, *_LARGE)
             ]
             for dtype in get_args(PackedDtype)
         }
@@ -97,12 +94,10 @@ def _blocks(  # noqa: PLR0917 - what every one of them needs
     kernels: Kernels, config: GPT2Config, dtype: PackedDtype, call_s: float, layer_s: float, budget_s: float
 ) -> dict[str, Any]:
     clock = host_clock(torch.device("cpu"))
-    of_layer = block_bytes(replace(config, n_layer=1), "fp32")
-    L = min(config.n_layer, int(_MOST_BYTES / of_layer))
-    engine = zero_engine(kernels, replace(config, n_layer=L, vocab_size=_VOCABULARY), dtype)
-    few = engine
-    if L > _FEW_LAYERS:
-        few = zero_engine(kernels, replace(engine.config, n_layer=_FEW_LAYERS), dtype)
+    timed = _timed(config, dtype)
+    L = timed.n_layer
+    engine = zero_engine(kernels, timed, dtype)
+    few = zero_engine(kernels, replace(timed, n_layer=_FEW_LAYERS), dtype) if L > _FEW_LAYERS else engine
     of_rows = [(engine if rows <= FEW_ROWS else few, rows) for rows in ROWS]
     many = [_reading(one, rows) for one, rows in of_rows[1:]]
     # What a token's attention takes is the difference of two times that are hardly apart: so many tokens of each.
@@ -136,12 +131,14 @@ def _blocks(  # noqa: PLR0917 - what every one of them needs
 def _head(kernels: Kernels, config: GPT2Config, dtype: PackedDtype, budget_s: float) -> float:
     """What a token of a vocabulary takes beyond one of nearly none: a long matrix is read faster than many short ones.
 
-    Of a head with as many values as the blocks have, so that it stays where they would; behind a narrow layer.
+    Of a head with as many bytes as the blocks have, so that it stays where they would; behind a narrow layer.
     """
-    values = min(block_bytes(config, "fp32"), _MOST_BYTES) / 4
+    timed = _timed(config, dtype)
+    of_few_tokens = _head_bytes(timed, dtype)
+    as_many = int(timed.vocab_size * block_bytes(timed, dtype) / of_few_tokens)
     engines = [
-        zero_engine(kernels, replace(config, n_layer=1, n_inner=32, vocab_size=vocabulary), dtype)
-        for vocabulary in (_VOCABULARY, int(values / config.n_embd))
+        zero_engine(kernels, replace(timed, n_layer=1, n_inner=32, vocab_size=vocabulary), dtype)
+        for vocabulary in (timed.vocab_size, as_many)
     ]
     of_few, of_many = typical_seconds(
         [_reading(engine, 1) for engine in engines],
@@ -151,6 +148,14 @@ def _head(kernels: Kernels, config: GPT2Config, dtype: PackedDtype, budget_s: fl
     )
     fewer, more = (_head_bytes(engine.config, dtype) for engine in engines)
     return max(0.0, of_many - of_few) / (more - fewer)
+
+
+def _timed(config: GPT2Config, dtype: PackedDtype) -> GPT2Config:
+    """What stands for ``config``: with nearly no vocabulary and, of a large one, so many of its layers."""
+    layers = config.n_layer
+    if config in _LARGE:
+        layers = max(1, int(_LARGE_BYTES / block_bytes(replace(config, n_layer=1), dtype)))
+    return replace(config, n_layer=layers, vocab_size=_VOCABULARY)
 
 
 def block_bytes(config: GPT2Config, dtype: PackedDtype) -> int:

@@ -59,10 +59,11 @@ def test_native(monkeypatch: pytest.MonkeyPatch) -> None:
         kernels = open_kernels(1)
     except NativeLibraryError as error:
         pytest.skip(f"{error}")
-    monkeypatch.setattr(native_speeds, "_SIZES", (TINY, replace(TINY, n_embd=128)))
-    # Three of the small model's layers, and two of the other's; many rows go through two of them.
-    monkeypatch.setattr(native_speeds, "_FEW_LAYERS", 2)
-    monkeypatch.setattr(native_speeds, "_MOST_BYTES", 2 * 4 * 12 * 128 * 128)
+    monkeypatch.setattr(native_speeds, "_SMALL", (TINY,))
+    # Two of its three layers have as many bytes as that in fp32; in 8 bits all would, and more.
+    large = replace(TINY, n_embd=128, vocab_size=50)
+    monkeypatch.setattr(native_speeds, "_LARGE", (large,))
+    monkeypatch.setattr(native_speeds, "_LARGE_BYTES", 2 * 4 * 12 * 128 * 128)
     monkeypatch.setattr(native_speeds, "_DEEP", 32)
     monkeypatch.setattr(native_speeds, "typical_seconds", seconds_in_turn(1.0, 2.0, 4.0, 8.0, 16.0))
     found = native_speeds.native_speeds(kernels, budget_s=0.0)
@@ -70,7 +71,7 @@ def test_native(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["layer_s"] == pytest.approx(1 / 56)
     assert found["call_s"] == pytest.approx(1 - 8 / 56)
     assert list(found["formats"]) == ["fp32", "bf16", "int8", "int4"]
-    small, large = found["formats"]["fp32"]
+    small, few = found["formats"]["fp32"]
     of_blocks = 3 * 4 * 12 * 64 * 64
     assert (small["width"], small["bytes"]) == (64, of_blocks + 4 * 32 * 64)
     beside = found["call_s"] + 3 * found["layer_s"]
@@ -80,9 +81,14 @@ def test_native(monkeypatch: pytest.MonkeyPatch) -> None:
     # Eight seconds more for 256 queries that see 32 keys more, in two layers; one more for 32 keys and values of one.
     assert small["prefill_s_per_value"] == pytest.approx(8 / (2 * 256 * 32 * 64))
     assert small["decode_s_per_byte"] == pytest.approx(1 / (2 * 3 * 32 * 64 * 4))
-    # One second more for a head of as many values as the blocks have, and not of 32 tokens.
+    # One second more for a head of as many bytes as the blocks have, and not of 32 tokens.
     assert small["head_s_per_byte"] == pytest.approx(1 / (4 * (3 * 12 * 64 - 32) * 64))
-    assert large["bytes"] == 3 * 4 * 12 * 128 * 128 + 4 * 32 * 128
+    # A large model stands for itself with two of its layers, or with more than it has.
+    assert few["bytes"] == 3 * 4 * 12 * 128 * 128 + 4 * 64 * 128, "50 tokens in panels of 32"
     beside = found["call_s"] + 2 * found["layer_s"]
-    assert large["s_per_byte"][0] == pytest.approx((1 - beside) / (2 * 4 * 12 * 128 * 128))
-    assert large["head_s_per_byte"] == pytest.approx(1 / (4 * (2 * 12 * 128 - 32) * 128))
+    assert few["s_per_byte"][0] == pytest.approx((1 - beside) / (2 * 4 * 12 * 128 * 128))
+    assert few["head_s_per_byte"] == pytest.approx(1 / (4 * (2 * 12 * 128 - 32) * 128))
+    in_int8 = found["formats"]["int8"][1]
+    of_layer = native_speeds.block_bytes(replace(large, n_layer=1), "int8")
+    beside = found["call_s"] + 7 * found["layer_s"]
+    assert in_int8["s_per_byte"][0] == pytest.approx((1 - beside) / (7 * of_layer))
