@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from gptwo.base.errors import ConfigError
 from gptwo.perf.ceilings import Ceilings, drift, highest, too_far
-from gptwo.perf.statistics import LEAST_TO_SEPARATE, Summary, separated
+from gptwo.perf.statistics import LEAST_PROCESSES, Summary, separated
 from gptwo.perf.summary import duration
 
 # What makes two machines two, of the environment's keys.
 _MACHINE = ("processor", "cores", "threads", "memory_bytes", "torch", "python")
 
-Verdict = Literal["slower", "faster", "no difference", "too few samples"]
+Verdict = Literal["slower", "faster", "no difference", "too few processes"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Comparison:
 
     @property
     def undecided(self) -> tuple[Compared, ...]:
-        """What too few samples say nothing of."""
-        return tuple(row for row in self.rows if row.verdict == "too few samples")
+        """What too few processes say nothing of."""
+        return tuple(row for row in self.rows if row.verdict == "too few processes")
 
     def to_json(self) -> dict[str, Any]:
         """As ``gptwo bench compare --json`` writes it."""
@@ -61,17 +61,23 @@ class Comparison:
             lines.append(f"{row.id:54} {times}  {row.verdict}")
         lines += [f"note: {note}" for note in self.notes]
         total = len(self.rows)
-        undecided = f"; of {len(self.undecided)} there are too few samples to tell" if self.undecided else ""
-        lines.append(f"{len(self.slower)} of {total} slower outside the 95% intervals{undecided}")
+        lines.append(f"{len(self.slower)} of {total} slower outside the 95% intervals")
+        if self.undecided:
+            lines[-1] += f"; of {len(self.undecided)} there are too few processes to tell"
+            lines.append(
+                f"it takes {LEAST_PROCESSES} processes in each record, which gptwo bench has without --quick: all of two equal "
+                "ones lie apart by chance in a third of all cases, of three in 10%"
+            )
         return "\n".join(lines)
 
 
 def compare(before: dict[str, Any], after: dict[str, Any]) -> Comparison:
     """``after`` held against ``before``, case by case.
 
-    A case is slower or faster only where the two 95% intervals of the median do not touch; of fewer than four samples
-    in either that cannot be told. What both have of starts is compared like a case. Raises ``ConfigError`` for
-    records of different models or of different cases: those are not comparable.
+    A case is slower or faster only where the two 95% intervals of the median do not touch; of fewer than
+    ``LEAST_PROCESSES`` processes in either that cannot be told, however many samples they have. What both have of
+    starts is compared like a case. Raises ``ConfigError`` for records of different models or of different cases: those
+    are not comparable.
     """
     for key in ("name", "config", "weights"):
         if before["model"][key] != after["model"][key]:
@@ -97,22 +103,35 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> Comparison:
     return Comparison(rows, tuple(_notes(before, after)))
 
 
-def _measured(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {case["id"]: case["seconds"] for case in record["cases"] if case["measured"]}
+class _Figure(NamedTuple):
+    """What was measured, and in how many processes."""
+
+    summary: Summary
+    processes: int
 
 
-def _starts(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _measured(record: dict[str, Any]) -> dict[str, _Figure]:
     return {
-        f"start/{entry['device']}/{entry['engine']}/{entry['dtype']}": entry["total"]
-        for entry in record["initialisation"]
+        case["id"]: _Figure(Summary.from_json(case["seconds"]), len(case["rounds"]))
+        for case in record["cases"]
+        if case["measured"]
     }
 
 
-def _compared(id_: str, first: dict[str, Any], second: dict[str, Any]) -> Compared:
-    before, after = Summary.from_json(first), Summary.from_json(second)
+def _starts(record: dict[str, Any]) -> dict[str, _Figure]:
+    """Of which each sample is of a process of its own."""
+    totals = {
+        f"start/{entry['device']}/{entry['engine']}/{entry['dtype']}": Summary.from_json(entry["total"])
+        for entry in record["initialisation"]
+    }
+    return {id_: _Figure(total, total.n) for id_, total in totals.items()}
+
+
+def _compared(id_: str, first: _Figure, second: _Figure) -> Compared:
+    before, after = first.summary, second.summary
     verdict: Verdict = "no difference"
-    if min(before.n, after.n) < LEAST_TO_SEPARATE:
-        verdict = "too few samples"
+    if min(first.processes, second.processes) < LEAST_PROCESSES:
+        verdict = "too few processes"
     elif separated(before, after):
         verdict = "slower" if after.median > before.median else "faster"
     return Compared(id_, before.median, after.median, after.median / before.median, verdict)

@@ -98,6 +98,7 @@ def _wrong(record: dict[str, Any]) -> Iterator[str]:
         yield from _lacks(f"initialisation[{i}].total", entry["total"], _SUMMARY)
     for i, case in enumerate(record["cases"]):
         if case["measured"]:
+            yield from _lacks(f"cases[{i}]", case, {"rounds": list})
             yield from _lacks(f"cases[{i}].seconds", case.get("seconds"), _SUMMARY)
 
 

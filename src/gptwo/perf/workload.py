@@ -81,8 +81,9 @@ class Effort:
 
 LONG = 1024
 QUICK = Effort(rounds=2, passes=2, long_passes=1, steps=2, decoded=24, written=24, starts=1)
-# Three rounds of 340 tokens are the thousand and more that a p99 needs; six starts are what an interval takes.
-FULL = Effort(rounds=3, passes=3, long_passes=2, steps=3, decoded=64, written=340, starts=6)
+# Four rounds are what two records are told apart by (``statistics.LEAST_PROCESSES``), of 255 tokens the thousand and
+# more that a p99 needs; six starts are what an interval takes.
+FULL = Effort(rounds=4, passes=2, long_passes=1, steps=2, decoded=32, written=255, starts=6)
 
 
 # Tokens of a pass, at most: the logits of these take 400 MB, and from there on a pass takes as long for each token.

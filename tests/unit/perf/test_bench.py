@@ -28,7 +28,7 @@ from gptwo.perf.report import html
 from gptwo.perf.statistics import (
     LEAST_FOR_INTERVAL,
     LEAST_FOR_P99,
-    LEAST_TO_SEPARATE,
+    LEAST_PROCESSES,
     summarise_rounds,
 )
 from gptwo.perf.summary import summary
@@ -131,7 +131,7 @@ def test_contenders_take_turns_and_the_first_one_changes(folder: Path) -> None:
         if group == groups_asked[0]
     ]
     order = [("native", "fp32"), ("native", "int8"), ("torch", "fp32")]
-    assert first_group == [*order, *reversed(order), *order]
+    assert first_group == [*order, *reversed(order)] * 2
 
 
 def test_a_case_that_fails_is_left_out_and_the_rest_stands(folder: Path) -> None:
@@ -312,8 +312,8 @@ def test_gpt2_is_written_at_depths_0_256_and_1000_often_enough_for_a_p99() -> No
         often = [effort.rounds * effort.samples(case) >= LEAST_FOR_P99 for case in alone]
         assert often == [not quick] * 3
     # With torch on the CPU, which is not what writes there, it would take minutes.
-    (later,) = [case for case in of_gpt2(quick=False) if case.id == "decode/cpu/torch/fp32/1x64+256"]
-    assert FULL.samples(later) == 64
+    (later,) = [case for case in of_gpt2(quick=False) if case.id == "decode/cpu/torch/fp32/1x32+256"]
+    assert FULL.samples(later) == 32
 
 
 @pytest.mark.parametrize("at", ["init", "several", "energy", "ceilings"])
@@ -362,9 +362,11 @@ def test_passes_by_batch_and_by_length_and_one_of_the_whole_context() -> None:
         grid = {(batch, tokens) for batch in batches for tokens in lengths if batch * tokens <= 2048}
         assert shapes == grid | {(1, 16), (1, 1024)}
         assert len(batches) > 1
-    trained = [case for case in of_gpt2(quick=True) if case.kind == "train"]
-    # Both rounds together are enough for intervals to be told apart.
-    assert [QUICK.rounds * QUICK.samples(case) for case in trained] == [LEAST_TO_SEPARATE]
+
+
+def test_two_records_of_the_full_form_can_be_told_apart() -> None:
+    assert FULL.rounds >= LEAST_PROCESSES
+    assert FULL.starts >= LEAST_PROCESSES
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from command import command
 from gptwo.base.errors import ConfigError, DataError
 from gptwo.perf.compare import compare
 from gptwo.perf.record import KEYS, SCHEMA, read_record, write_json
-from gptwo.perf.statistics import summarise
+from gptwo.perf.statistics import summarise, summarise_rounds
 
 FAST, SLOW, NEAR = [1.0, 1.1, 1.2, 1.3, 1.4], [2.0, 2.1, 2.2, 2.3, 2.4], [1.1, 1.2, 1.3, 1.4, 1.5]
 
@@ -30,7 +30,12 @@ def record(**samples: list[float]) -> dict[str, Any]:
         "ceilings": [{"device": "cpu", "before": CEILINGS.to_json(), "after": CEILINGS.to_json()}],
         "initialisation": [],
         "cases": [
-            {"id": name, "measured": True, "seconds": summarise(taken).to_json()}
+            {
+                "id": name,
+                "measured": True,
+                "seconds": summarise(taken).to_json(),
+                "rounds": [[sample] for sample in taken],
+            }
             for name, taken in samples.items()
         ],
     }
@@ -45,7 +50,12 @@ def record(**samples: list[float]) -> dict[str, Any]:
         (SLOW, FAST, "faster"),
         (FAST, NEAR, "no difference"),
         (FAST, FAST, "no difference"),
-        (FAST[:3], SLOW[:3], "too few samples"),  # of three each, one in ten pairs of equals looks like this
+        (
+            FAST[:3],
+            SLOW[:3],
+            "too few processes",
+        ),  # of three each, one in ten pairs of equals looks like this
+        (FAST[:4], SLOW[:4], "slower"),
     ],
 )
 def test_only_intervals_that_are_apart_are_a_difference(
@@ -77,10 +87,24 @@ def test_what_cannot_be_told_is_counted_and_starts_are_compared() -> None:
         found["initialisation"] = [{**place, "total": summarise(taken).to_json()}]
     compared = compare(first, second)
     assert {row.id: row.verdict for row in compared.rows} == {
-        "forward": "too few samples", "start/cpu/torch/fp32": "slower"
+        "forward": "too few processes", "start/cpu/torch/fp32": "slower"
     }  # fmt: skip
     assert compared.to_json()["undecided"] == 1
-    assert compared.text().splitlines()[-1].endswith("; of 1 there are too few samples to tell")
+    verdict, why = compared.text().splitlines()[-2:]
+    assert verdict.endswith("; of 1 there are too few processes to tell")
+    assert why.startswith("it takes 4 processes in each record, which gptwo bench has without --quick")
+
+
+def test_samples_of_one_process_are_no_difference_however_many() -> None:
+    first, second = record(decode=FAST), record(decode=FAST)
+    rounds = {1: [[1.0 + 0.001 * i for i in range(24)]], 4: [[2.0 + 0.001 * i for i in range(24)]] * 4}
+    for found, processes in ((first, 1), (second, 4)):
+        found["cases"][0] |= {
+            "seconds": summarise_rounds(rounds[processes]).to_json(),
+            "rounds": rounds[processes],
+        }
+    for pair in ((first, second), (second, first)):
+        assert [row.verdict for row in compare(*pair).rows] == ["too few processes"]
 
 
 def test_ceilings_that_differ_are_said() -> None:

@@ -85,7 +85,3 @@ def test_intervals_that_overlap_are_not_separated() -> None:
     assert separated(near, far)
     assert separated(far, near)
     assert not separated(near, summarise([1.25, 1.4, 1.5, 1.6]))
-
-
-def test_three_samples_separate_nothing() -> None:
-    assert not separated(summarise([1.0] * 3), summarise([2.0] * 30))
