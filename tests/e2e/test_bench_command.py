@@ -14,6 +14,7 @@ import torch
 
 from command import command, command_line, done
 from gptwo.config import GPT2Config
+from gptwo.perf.ceilings import Ceilings
 from gptwo.perf.record import KEYS, SCHEMA, read_record
 from gptwo.perf.statistics import summarise
 from gptwo.tokenizer.build import build_byte
@@ -99,22 +100,23 @@ def test_a_run_that_is_ended_leaves_a_record_of_what_there_was(model: Path, tmp_
 
 
 def changed(record: dict[str, Any], factor: float) -> dict[str, Any]:
-    """The record of a machine on which the first case with enough samples takes ``factor`` times as long."""
+    """The record of as many processes as the full form has, the first case ``factor`` times as long."""
     found: dict[str, Any] = json.loads(json.dumps(record))
-    seconds = next(
-        case["seconds"] for case in found["cases"] if case["measured"] and case["seconds"]["n"] >= 4
-    )
+    case = next(case for case in found["cases"] if case["measured"])
+    seconds, case["rounds"] = case["seconds"], [*case["rounds"], *case["rounds"]]
     for name in ("median", "low", "high", "p50", "p95"):
         seconds[name] *= factor
     return found
 
 
 def test_two_records_fail_only_where_the_intervals_are_apart(folder: Path, tmp_path: Path) -> None:
-    before = folder / "a.json"
-    assert "0 of" in done("bench", "compare", before, before).out.splitlines()[-1]
-    after = tmp_path / "after.json"
+    quick, before, after = folder / "a.json", tmp_path / "before.json", tmp_path / "after.json"
+    said = done("bench", "compare", quick, quick).out.splitlines()[-2]
+    assert "0 of" in said
+    assert "too few processes" in said
+    before.write_text(json.dumps(changed(read_record(quick), 1.0)), encoding="utf-8")
     for factor, code in ((1.0001, 0), (1000.0, 1), (0.001, 0)):
-        after.write_text(json.dumps(changed(read_record(before), factor)), encoding="utf-8")
+        after.write_text(json.dumps(changed(read_record(quick), factor)), encoding="utf-8")
         assert command("bench", "compare", before, after).code == code, factor
 
 
@@ -135,6 +137,47 @@ def test_what_cannot_be_written_is_said_before_anything_is_measured(
     assert str(tmp_path) in line
 
 
+CEILINGS = Ceilings(
+    device="cpu",
+    name="A processor",
+    threads=2,
+    matmul_flops_per_s={"fp32": 1e11},
+    model_matmul_flops_per_s={},
+    read_bytes_per_s=2e10,
+    copy_bytes_per_s=1e10,
+    dispatch_s=1e-6,
+    launch_s=None,
+    transfers=None,
+    measured_at="2026-11-24T00:00:00+00:00",
+)
+
+
+def a_record() -> dict[str, Any]:
+    """One case, and nothing else that ``compare`` looks at."""
+    return {
+        **{key: {} for key in KEYS},
+        "schema": SCHEMA,
+        "model": {"name": "a", "config": {}, "weights": "random"},
+        "cases": [
+            {
+                "id": "a",
+                "measured": True,
+                "seconds": summarise([1.0, 2.0]).to_json(),
+                "rounds": [[1.0], [2.0]],
+            }
+        ],
+        "quiet": {"ok": True, "reasons": []},
+        "ceilings": [],
+        "initialisation": [],
+    }
+
+
+def ceilings(**damage: Any) -> dict[str, Any]:
+    """Of a record, those after everything else damaged; ``...`` leaves a key out."""
+    damaged = {name: value for name, value in {**CEILINGS.to_json(), **damage}.items() if value is not ...}
+    return {"ceilings": [{"device": "cpu", "before": CEILINGS.to_json(), "after": damaged}]}
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -145,28 +188,39 @@ def test_what_cannot_be_written_is_said_before_anything_is_measured(
         ({"model": []}, "model is [], not an object"),
         ({"environment": 3}, "environment is 3, not an object"),
         ({"quiet": None}, "quiet is null, not an object"),
-        ({"ceilings": [{"device": "cpu", "before": {}}]}, "ceilings[0].before has no 'matmul_flops_per_s'"),
-        ({"initialisation": [{"total": 1}]}, "initialisation[0] has no 'device'"),
         (
-            {"cases": [{"id": "a", "measured": True, "seconds": None}]},
+            {"ceilings": [{"device": "cpu", "before": {}, "after": None}]},
+            "ceilings[0].before has no 'device'",
+        ),
+        ({"initialisation": [{"total": 1}]}, "initialisation[0] has no 'device'"),
+        ({"cases": [{"id": "a", "measured": True, "seconds": None}]}, "cases[0] has no 'rounds'"),
+        (
+            {"cases": [{"id": "a", "measured": True, "rounds": [], "seconds": None}]},
             "cases[0].seconds is null, not an object",
         ),
         (
-            {"cases": [{"id": "a", "measured": True, "seconds": {"median": 1.0}}]},
+            {"cases": [{"id": "a", "measured": True, "rounds": [], "seconds": {"median": 1.0}}]},
             "cases[0].seconds has no 'low'",
         ),
+        ({"ceilings": [{"device": "cpu", "before": CEILINGS.to_json()}]}, "ceilings[0] has no 'after'"),
+        (ceilings(name=...), "ceilings[0].after has no 'name'"),
+        (ceilings(threads=...), "ceilings[0].after has no 'threads'"),
+        (ceilings(measured_at=...), "ceilings[0].after has no 'measured_at'"),
+        (
+            ceilings(matmul_flops_per_s={"fp32": None}),
+            "ceilings[0].after.matmul_flops_per_s.fp32 is null",
+        ),
+        (
+            ceilings(transfers={"host_to_device": {"pinned": {"latency_s": 0.0, "bytes_per_s": None}}}),
+            "ceilings[0].after.transfers.host_to_device.pinned.bytes_per_s is null",
+        ),
+        ({"environment": {"gpus": [{"name": "a"}]}}, 'environment.gpus is [{"name": "a"}], not an object'),
+        ({"environment": {"gpus": {"cuda:0": {}}}}, "environment.gpus.cuda:0 has no 'name'"),
+        ({"environment": {"gpu": {"memory": 1}}}, "environment.gpu has no 'name'"),
     ],
 )
 def test_a_damaged_record_is_one_line(damage: dict[str, Any], said: str, tmp_path: Path) -> None:
-    whole: dict[str, Any] = {key: {} for key in KEYS}
-    whole |= {
-        "schema": SCHEMA,
-        "model": {"name": "a", "config": {}, "weights": "random"},
-        "cases": [{"id": "a", "measured": True, "seconds": summarise([1.0, 2.0]).to_json()}],
-        "quiet": {"ok": True, "reasons": []},
-        "ceilings": [],
-        "initialisation": [],
-    }
+    whole = a_record()
     good, bad = tmp_path / "good.json", tmp_path / "bad.json"
     good.write_text(json.dumps(whole), encoding="utf-8")
     done("bench", "compare", good, good)
@@ -175,6 +229,25 @@ def test_a_damaged_record_is_one_line(damage: dict[str, Any], said: str, tmp_pat
         line = command("bench", "compare", *pair).error_line()
         assert line.startswith("DataError: ")
         assert f"bad.json is damaged: {said}; expected" in line
+
+
+def test_keys_that_a_later_version_added_are_no_damage(tmp_path: Path) -> None:
+    known, later = tmp_path / "known.json", tmp_path / "later.json"
+    of_cpu = {"device": "cpu", "before": CEILINGS.to_json(), "after": CEILINGS.to_json(), "drift": {}}
+    record = {**a_record(), "ceilings": [of_cpu]}
+    known.write_text(json.dumps(record), encoding="utf-8")
+    of_cpu["before"]["added"] = of_cpu["after"]["added"] = record["cases"][0]["seconds"]["added"] = [1]
+    later.write_text(json.dumps({**record, "added": 1}), encoding="utf-8")
+    for pair in ((known, later), (later, known)):
+        assert "0 of 1 slower" in done("bench", "compare", *pair).out
+
+
+def test_what_no_check_looked_for_is_one_line(tmp_path: Path) -> None:
+    record, path = a_record(), tmp_path / "zero.json"
+    record["cases"][0]["seconds"]["median"] = 0
+    path.write_text(json.dumps(record), encoding="utf-8")
+    line = command("bench", "compare", path, path).error_line()
+    assert line.startswith(f"DataError: {path} and {path} cannot be compared (ZeroDivisionError(")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gptwo.base.cores import check_threads
-from gptwo.base.errors import ConfigError, MissingExtraError, StorageError
+from gptwo.base.errors import ConfigError, DataError, MissingExtraError, StorageError
 from gptwo.cli.output import INTERRUPTED, print_json
 from gptwo.config import PRESETS
 
@@ -168,7 +168,14 @@ def _compare(files: list[str], out: str | None) -> int:
         raise ConfigError(
             f"got {len(files)} files to compare; expected two: gptwo bench compare A.json B.json"
         )
-    found = compare(*(read_record(Path(file)) for file in files))
+    records = [read_record(Path(file)) for file in files]
+    try:
+        found = compare(*records)
+    except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        # What ``read_record`` did not look for.
+        raise DataError(
+            f"{files[0]} and {files[1]} cannot be compared ({error!r}); expected whole JSONs of gptwo bench"
+        ) from error
     if out == "-":
         print_json(found.to_json())
     else:

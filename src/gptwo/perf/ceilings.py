@@ -11,6 +11,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
@@ -66,8 +67,8 @@ class Ceilings:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        """What ``to_json`` gave."""
-        return cls(**fields)
+        """What ``to_json`` gave; keys that a later version added are left out."""
+        return cls(**{each.name: fields[each.name] for each in dataclass_fields(cls) if each.name in fields})
 
 
 def measure_ceilings(

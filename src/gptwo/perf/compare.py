@@ -65,8 +65,8 @@ class Comparison:
         if self.undecided:
             lines[-1] += f"; of {len(self.undecided)} there are too few processes to tell"
             lines.append(
-                f"it takes {LEAST_PROCESSES} processes in each record, which gptwo bench has without --quick: all of two equal "
-                "ones lie apart by chance in a third of all cases, of three in 10%"
+                f"it takes {LEAST_PROCESSES} processes in each record, which gptwo bench has without --quick: those "
+                "of two equal runs, two of each, lie apart by chance in a third of all cases, three in 10%"
             )
         return "\n".join(lines)
 
@@ -165,6 +165,10 @@ def _best(entry: dict[str, Any]) -> Ceilings:
 
 
 def _gpus(environment: dict[str, Any]) -> str:
-    """The GPUs by their names alone: clocks and temperature are never the same twice."""
-    found = environment.get("gpus") or {}
+    """The GPUs by their names alone: clocks and temperature are never the same twice.
+
+    Records before 2026-11-30 have ``gpu`` alone, the first of them.
+    """
+    first = environment.get("gpu")
+    found = environment.get("gpus", {"cuda:0": first} if first else {})
     return ", ".join(f"{device} {gpu['name']}" for device, gpu in found.items())

@@ -1,4 +1,7 @@
-"""The JSON of ``gptwo bench``: what it is called, how it is written and read. Its keys: docs/bench-schema.md."""
+"""The JSON of ``gptwo bench``: what it is called, how it is written and read. Its keys: docs/bench-schema.md.
+
+``gptwo plan --json`` writes its plan by it, too.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +26,23 @@ _SUMMARY: _Kinds = {
     **{"n": int, "p99": (int, float, type(None)), "samples": list},
 }
 _CEILINGS: _Kinds = {
-    **{"matmul_flops_per_s": dict, "read_bytes_per_s": _NUMBER, "copy_bytes_per_s": _NUMBER},
-    **{"dispatch_s": _NUMBER, "launch_s": (int, float, type(None)), "transfers": (dict, type(None))},
+    **{"device": str, "name": str, "threads": int, "measured_at": str},
+    **{"matmul_flops_per_s": dict, "model_matmul_flops_per_s": dict},
+    **{"read_bytes_per_s": _NUMBER, "copy_bytes_per_s": _NUMBER, "dispatch_s": _NUMBER},
+    **{"launch_s": (int, float, type(None)), "transfers": (dict, type(None))},
 }
+_FIT: _Kinds = {"latency_s": _NUMBER, "bytes_per_s": _NUMBER}
 # Characters of a damaged value that a message shows.
 _LONGEST = 40
 
 
 def write_json(value: dict[str, Any], path: Path) -> None:
-    """Write a record, or what ``compare`` found; errors as ``write_text``."""
+    """Write a record, what ``compare`` found, or a plan; errors as ``write_text``."""
     write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", path)
 
 
 def require_writable(path: Path) -> None:
-    """``StorageError`` for a file that ``write_text`` could not write, before minutes of measuring for it."""
+    """``StorageError`` for a file that ``write_text`` could not write, before anything is measured for it."""
     if path.is_dir():
         why = "it is a folder"
     elif not path.parent.is_dir():
@@ -82,24 +88,46 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def _wrong(record: dict[str, Any]) -> Iterator[str]:
-    """Where it is not a record's: what is there, and what should be."""
+    """Where it is not a record's: what is there, and what should be. One that goes on after its first may raise."""
     yield from _lacks("model", record["model"], {"name": str, "config": dict, "weights": str})
     yield from _lacks("environment", record["environment"], {})
+    yield from _wrong_gpus(record["environment"])
     yield from _lacks("quiet", record["quiet"], {"reasons": list})
     place = {"device": str, "engine": str, "dtype": str}
     yield from _of_each("ceilings", record["ceilings"], {"device": str, "before": dict})
     yield from _of_each("initialisation", record["initialisation"], {**place, "total": dict})
     yield from _of_each("cases", record["cases"], {"id": str, "measured": bool})
     for i, entry in enumerate(record["ceilings"]):
+        yield from _lacks(f"ceilings[{i}]", entry, {"after": (dict, type(None))})
         for when in ("before", "after"):
-            if when == "before" or entry.get(when) is not None:
-                yield from _lacks(f"ceilings[{i}].{when}", entry[when], _CEILINGS)
+            if entry[when] is not None:
+                yield from _wrong_ceilings(f"ceilings[{i}].{when}", entry[when])
     for i, entry in enumerate(record["initialisation"]):
         yield from _lacks(f"initialisation[{i}].total", entry["total"], _SUMMARY)
     for i, case in enumerate(record["cases"]):
         if case["measured"]:
             yield from _lacks(f"cases[{i}]", case, {"rounds": list})
             yield from _lacks(f"cases[{i}].seconds", case.get("seconds"), _SUMMARY)
+
+
+def _wrong_gpus(environment: dict[str, Any]) -> Iterator[str]:
+    """Records before 2026-11-30 have ``gpu`` alone."""
+    if environment.get("gpu") is not None:
+        yield from _lacks("environment.gpu", environment["gpu"], {"name": str})
+    if "gpus" in environment:
+        yield from _lacks("environment.gpus", environment["gpus"], {})
+        for device, gpu in environment["gpus"].items():
+            yield from _lacks(f"environment.gpus.{device}", gpu, {"name": str})
+
+
+def _wrong_ceilings(where: str, found: dict[str, Any]) -> Iterator[str]:
+    yield from _lacks(where, found, _CEILINGS)
+    speeds = found["matmul_flops_per_s"]
+    yield from _lacks(f"{where}.matmul_flops_per_s", speeds, dict.fromkeys(speeds, _NUMBER))
+    for direction, kinds in (found["transfers"] or {}).items():
+        yield from _lacks(f"{where}.transfers.{direction}", kinds, {})
+        for kind, fit in kinds.items():
+            yield from _lacks(f"{where}.transfers.{direction}.{kind}", fit, _FIT)
 
 
 def _of_each(where: str, values: Any, kinds: _Kinds) -> Iterator[str]:

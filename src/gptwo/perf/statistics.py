@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
 from typing import Any, Self
 
 import numpy as np
@@ -14,8 +15,8 @@ _RESAMPLES, _SEED = 2000, 0
 _AT_ONCE = 1 << 20
 # The tail of a p99 has one sample in a hundred: of fewer it would be the greatest of a handful.
 LEAST_FOR_P99 = 1000
-# Processes of two equal runs, n of each, are all of one's above all of the other's by chance with 2 n!² / (2n)!: a third
-# of the times for two, 10% for three, 2.9% for four. Samples of one process are not independent, and count for nothing.
+# Of two equal runs of n processes, all of one lie above all of the other by chance with 2 n!² / (2n)!: a third of the
+# times for two, 10% for three, 2.9% for four. Samples of one process are not independent, and count for nothing.
 LEAST_PROCESSES = 4
 # The least and the greatest of n samples hold the median between them with 1 - 2^(1 - n): 94% of five, 97% of six.
 LEAST_FOR_INTERVAL = 6
@@ -43,8 +44,9 @@ class Summary:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        """What ``to_json`` gave."""
-        return cls(**{**fields, "samples": tuple(fields["samples"])})
+        """What ``to_json`` gave; keys that a later version added are left out."""
+        known = {each.name: fields[each.name] for each in dataclass_fields(cls) if each.name in fields}
+        return cls(**{**known, "samples": tuple(fields["samples"])})
 
 
 def summarise(samples: Sequence[float]) -> Summary:

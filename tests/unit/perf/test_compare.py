@@ -131,6 +131,13 @@ def test_other_machines_and_noise_are_said() -> None:
         "the machines differ: gpus are cuda:0 A GPU and cuda:0 A GPU, cuda:1 Another"
     )
     assert any("processor is A and B" in note for note in notes)
+    # Before there were several.
+    first["environment"] = {**second["environment"], "gpu": {"name": "A GPU"}}
+    del first["environment"]["gpus"]
+    second["environment"]["gpus"] = {"cuda:0": {"name": "A GPU"}}
+    assert not any("gpus" in note for note in compare(first, second).notes)
+    second["environment"]["gpus"] = {}
+    assert "the machines differ: gpus are cuda:0 A GPU and none" in compare(first, second).notes
     assert any("second" in note and "others were at work" in note for note in notes)
 
 
