@@ -174,6 +174,21 @@ def test_a_link_and_a_reload_keep_the_heat_map(visit: Visit) -> None:
     assert "heat=" not in without.url
 
 
+def test_a_link_s_heat_map_is_not_asked_for_of_another_prompt(visit: Visit) -> None:
+    page = visit("write", other=OTHER, heat=3)
+    asked: list[str] = []
+    page.on(
+        "request", lambda request: asked.append(request.url) if "/explain/heatmap" in request.url else None
+    )
+    assert "heat=3" in page.url
+    page.fill("#prompt", PROMPT.replace("Mary", "Anna"))
+    page.wait_for_url(lambda url: "Anna" in url and "heat=" not in url)
+    page.click("#tab-whatif")
+    settled(page, "whatif")
+    assert page.locator(".heat svg").count() == 0
+    assert asked == []
+
+
 def test_switches_grow_where_there_are_few(visit: Visit) -> None:
     page = visit("whatif")
     box = page.locator("[data-place='0.0']").bounding_box()

@@ -3,6 +3,7 @@
 import { Api, ApiError } from "./api.js";
 import { checkpointSlider, growSlider } from "./checkpoints.js";
 import { debounced, h, roving } from "./dom.js";
+import { forgetLinked } from "./edits.js";
 import { LANGUAGES, language, preferred, number, scientific, t, use } from "./i18n.js";
 import { askKey } from "./key.js";
 import { readLink, writeLink } from "./link.js";
@@ -57,6 +58,7 @@ const strip = new Strip(element("strip"), (position) => set({ position }));
 /** Changes the state. A new prompt, tokens or checkpoint is explained; listeners to "change" hear of anything else. */
 function set(patch) {
   Object.assign(app.state, patch);
+  forgetLinked(app.state, patch);
   if ("prompt" in patch) Object.assign(app.state, { given: "prompt", start: null });
   if ("tokens" in patch) Object.assign(app.state, { given: "tokens", start: patch.start ?? null });
   remember();

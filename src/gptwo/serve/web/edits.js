@@ -26,6 +26,12 @@ export function writeEdits(values, state) {
   else if (isOfNow(heat, state)) values.set("heat", heat.token);
 }
 
+/** Of a link's heat map the token, where `patch` changes what the link was of: nobody asked for one of that. */
+export function forgetLinked(state, patch) {
+  const changed = ["prompt", "tokens", "checkpoint", "position"].some((key) => key in patch);
+  if (changed && !("whatif" in patch) && Number.isInteger(state.whatif.heat)) state.whatif = { ...state.whatif, heat: null };
+}
+
 /** The edits with one more; without it, where it is there. */
 export function toggled(edits, place, mode) {
   const { [place]: before, ...rest } = edits;
