@@ -90,9 +90,11 @@ def plan_serving(
         free_bytes=target.memory_bytes,
         paged=native,
     )
-    # What the process has by now is of its peak, and of what it may take. An engine in torch brings torch.
+    # What the process has by now is of its peak, and of what it may take. An engine in torch brings torch: what a
+    # process of it has more than one of the native engine, where both were measured.
     has = resident_bytes()[0] if target.kind == "cpu" else 0
-    comes = measured_process_bytes(target, of_engine) - measured_process_bytes(target, "native")
+    without = measured_process_bytes(target, "native")
+    comes = measured_process_bytes(target, of_engine) - without if without else 0
     half = max(1, config.context // 2)
     generation = plan_generation(
         config,

@@ -196,6 +196,19 @@ def test_what_is_loaded_is_loading_until_it_is_open_and_then_no_work_for_the_col
     assert gc.get_freeze_count() == 0
 
 
+def test_where_the_native_engine_was_not_measured_a_process_is_not_counted_twice(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planned(measured: dict[str, int]) -> int:
+        monkeypatch.setattr(
+            "gptwo.serve.serving_plan.measured_process_bytes", lambda target, what: measured.get(what, 0)
+        )
+        return plan_serving(settings(), model, engine="torch", threads=1).generation.memory["process"]
+
+    both, torch_alone = planned({"native": 10**9, "torch": 4 * 10**9}), planned({"torch": 4 * 10**9})
+    assert both - torch_alone == pytest.approx(3 * 10**9, abs=10**8)
+
+
 @pytest.mark.parametrize(
     ("changed", "code"),
     [
