@@ -14,7 +14,15 @@ from fake_cuda import fake_cuda
 from gptwo.base.errors import NativeLibraryError
 from gptwo.kernels.library import Kernels, open_kernels
 from gptwo.perf import ceilings, memory_speed, process, products
-from gptwo.perf.ceilings import Ceilings, cached_ceilings, drift, highest, measure_ceilings, too_far
+from gptwo.perf.ceilings import (
+    Ceilings,
+    cached_ceilings,
+    drift,
+    highest,
+    measure_ceilings,
+    of_floors,
+    too_far,
+)
 from gptwo.perf.process import ask
 from gptwo.perf.products import Shape
 
@@ -225,6 +233,17 @@ def test_drift_has_every_ceiling_and_allows_microseconds_more() -> None:
         "launch": 0.2, "host_to_device pinned latency": 0.3, "host_to_device pinned": -0.3
     }  # fmt: skip
     assert too_far(moved) == ["host_to_device pinned by -30%", "host_to_device pinned latency by +30%"]
+    # A bandwidth is held to a bandwidth's limit, but for that of pageable memory.
+    moved = {
+        "host_to_device pinned": 0.06,
+        "host_to_device pageable": 0.2,
+        "host_to_device pinned latency": 0.2,
+    }
+    assert too_far(moved) == ["host_to_device pinned by +6%"]
+    assert of_floors({**moved, "read": 0.1, "copy": 0.1, "matmul fp32": 0.1}) == {
+        "read": 0.1,
+        "matmul fp32": 0.1,
+    }
     assert too_far(drift(KNOWN, replace(KNOWN, dispatch_s=1.3e-6, copy_bytes_per_s=42.4))) == [
         "copy by +6%", "dispatch by +30%"
     ]  # fmt: skip
