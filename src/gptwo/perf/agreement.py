@@ -4,9 +4,9 @@ Each contender (an engine on a device in a dtype) reads a long text and short on
 once, goes on from all of them token by token out of its cache (the last one also as it is timed, to the most probable
 token alone, of all and of the first), and reads as many short ones whole. The logits are held against those of the
 paper's equations in fp32 on the CPU, and against each other contender's: by the largest distance, and by the root of
-the mean square, which a few large distances do not make. For training, loss and gradients are held against autograd
-through the equations. Distances are in standard deviations of the reference's logits, or in parts of a gradient's
-largest entry.
+the mean square, which a few large distances do not make. For training, loss and gradients of as many sequences as a
+timed step has are held against autograd through the equations. Distances are in standard deviations of the reference's
+logits, or in parts of a gradient's largest entry.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from gptwo.model import equations
 from gptwo.perf.workload import REFERENCE, Contender, trains
 from gptwo.train.step import autocast
 
-_SHORT, _DECODED, _TRAINED = 17, 3, 16
+_SHORT, _DECODED = 17, 3
 
 
 class Allowed(NamedTuple):
@@ -82,13 +82,14 @@ def agreement(
     *,
     longest: int,
     batch: int,
-    training: bool,
+    training: Sequence[int] | None,
     threads: int | None,
 ) -> list[dict[str, Any]]:
     """Every contender beside the equations, then every pair, as JSON.
 
-    ``longest`` is the longest text that is to be timed, ``batch`` the most texts at once.
-    Contenders are loaded one after another: the memory is that of one of them. Errors as the engines'.
+    ``longest`` is the longest text that is to be timed, ``batch`` the most texts at once, ``training`` the sequences of
+    a training step and the tokens of each. Contenders are loaded one after another: the memory is that of one of them.
+    Errors as the engines'.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -99,13 +100,17 @@ def agreement(
     longest = max(short, min(longest, config.context - _DECODED))
     lengths = (longest, *(short,) * max(2, batch))
     texts = [drawn.integers(config.vocab_size, size=length + _DECODED) for length in lengths]
-    found: dict[str, dict[str, Any]] = {REFERENCE: _of_equations(folder, texts, training=training)}
+    trained = None
+    if training is not None:
+        sequences, tokens = training
+        trained = torch.from_numpy(drawn.integers(config.vocab_size, size=(sequences, tokens + 1)))
+    found: dict[str, dict[str, Any]] = {REFERENCE: _of_equations(folder, texts, trained)}
     deviation = float(found[REFERENCE]["forward"].std())
     named = [Contender(*contender) for contender in contenders]
     for contender in named:
         found[str(contender)] = _of_engine(folder, contender, texts, threads)
-        if training and trains(contender):
-            found[str(contender)]["training"] = _training_gap(folder, contender, found[REFERENCE], texts)
+        if trained is not None and trains(contender):
+            found[str(contender)]["training"] = _training_gap(folder, contender, found[REFERENCE], trained)
     found[REFERENCE].pop("gradients", None)
     dtypes = {REFERENCE: None, **{str(contender): contender.dtype for contender in named}}
     rows: list[Agreement] = []
@@ -117,39 +122,30 @@ def agreement(
             if what == "decode" and a == REFERENCE:
                 gap = float(np.max([gap, found[b]["top"] / deviation]))
             rms = float(np.sqrt(np.mean(np.square(apart)))) / deviation
-            rows.append(
-                _row(
-                    (a, b),
-                    what,
-                    (gap, sum(limit.logits for limit in limits)),
-                    limits,
-                    rms=(rms, sum(limit.rms for limit in limits)),
-                )
-            )
+            rows.append(_row((a, b), what, gap, rms, limits))
         if a == REFERENCE and "training" in found[b]:
-            rows.append(_row((a, b), "training", (found[b]["training"], limits[0].gradients), limits))
+            rows.append(_row((a, b), "training", found[b]["training"], None, limits))
     return [asdict(row) for row in rows]
 
 
 def _row(
-    pair: tuple[str, str],
-    what: str,
-    largest: tuple[float, float],
-    limits: Sequence[Allowed],
-    *,
-    rms: tuple[float, float] | None = None,
+    pair: tuple[str, str], what: str, largest: float, rms: float | None, limits: Sequence[Allowed]
 ) -> Agreement:
-    """Of distances, each beside what is allowed."""
-    (gap, allowed), (mean, allowed_rms) = largest, rms or (None, None)
-    finite = bool(np.isfinite(gap))
-    ok = finite and gap <= allowed and (mean is None or allowed_rms is None or mean <= allowed_rms)
+    """Of distances, beside what both contenders are allowed together; of gradients, which have no ``rms``, too."""
     why = "; ".join(dict.fromkeys(limit.why for limit in limits))
-    if not finite:
-        return Agreement(*pair, what, None, allowed, None, allowed_rms, ok, why)
-    return Agreement(*pair, what, gap, allowed, mean, allowed_rms, ok, why)
+    allowed_rms: float | None = None
+    if rms is None:
+        allowed = sum(limit.gradients for limit in limits)
+        ok = largest <= allowed
+    else:
+        allowed, allowed_rms = sum(limit.logits for limit in limits), sum(limit.rms for limit in limits)
+        ok = largest <= allowed and rms <= allowed_rms
+    if not np.isfinite(largest):
+        return Agreement(*pair, what, None, allowed, None, allowed_rms, False, why)
+    return Agreement(*pair, what, largest, allowed, rms, allowed_rms, ok, why)
 
 
-def _of_equations(folder: Path, texts: Sequence[np.ndarray], *, training: bool) -> dict[str, Any]:
+def _of_equations(folder: Path, texts: Sequence[np.ndarray], trained: Tensor | None) -> dict[str, Any]:
     model = load_model(folder, device="cpu", dtype=torch.float32)
     parameters = dict(model.named_parameters())
     weights = equations.paper_weights(parameters, model.config.n_layer, model.config.n_head)
@@ -165,13 +161,15 @@ def _of_equations(folder: Path, texts: Sequence[np.ndarray], *, training: bool) 
         "decode": np.stack([rows[-_DECODED:] for rows in logits[:-1]]),
         "forward": np.stack(logits[1:]),
     }
-    if training:
-        tokens = torch.from_numpy(texts[1][: _TRAINED + 1])
-        loss = equations.cross_entropy(equations.forward(tokens[:-1], weights, epsilon), tokens[1:])
-        names = list(parameters)
-        gradients = torch.autograd.grad(loss, [parameters[name] for name in names])
-        found["loss"] = loss.item()
-        found["gradients"] = {name: of.numpy() for name, of in zip(names, gradients, strict=True)}
+    if trained is not None:
+        # One after another: the mean over sequences of one length is that of their means.
+        losses = []
+        for tokens in trained:
+            loss = equations.cross_entropy(equations.forward(tokens[:-1], weights, epsilon), tokens[1:])
+            (loss / len(trained)).backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
+            losses.append(loss.item())
+        found["loss"] = float(np.mean(losses))
+        found["gradients"] = {name: _gradient(name, parameter) for name, parameter in parameters.items()}
     return found
 
 
@@ -230,19 +228,21 @@ def _top_gap(session: Session, texts: Sequence[np.ndarray], logits: np.ndarray) 
     return float(np.max(np.abs(logits.max(axis=1, keepdims=True) - said)))
 
 
-def _training_gap(
-    folder: Path, contender: Contender, reference: dict[str, Any], texts: Sequence[np.ndarray]
-) -> float:
+def _training_gap(folder: Path, contender: Contender, reference: dict[str, Any], trained: Tensor) -> float:
     """The largest of the loss's relative distance and, over the parameters, their gradients'."""
     model = load_model(folder, device=contender.device, dtype=torch.float32)
-    tokens = torch.from_numpy(texts[1][: _TRAINED + 1])[None].to(contender.device)
+    tokens = trained.to(contender.device)
     with autocast(torch.device(contender.device), contender.dtype):
         loss = model.loss(tokens[:, :-1], tokens[:, 1:])
     loss.backward()  # type: ignore[no-untyped-call] # torch leaves it unannotated
     gaps = [abs(float(torch_engine.to_host(loss.detach())) / reference["loss"] - 1)]
     for name, parameter in model.named_parameters():
         expected = reference["gradients"][name]
-        assert parameter.grad is not None, name
-        apart = torch_engine.to_host(parameter.grad) - expected
+        apart = _gradient(name, parameter) - expected
         gaps.append(float(np.abs(apart).max() / np.abs(expected).max()))
     return float(np.max(gaps))
+
+
+def _gradient(name: str, parameter: Tensor) -> np.ndarray:
+    assert parameter.grad is not None, name
+    return torch_engine.to_host(parameter.grad)

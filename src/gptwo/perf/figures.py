@@ -99,11 +99,20 @@ def tokens_of(case: Case) -> int:
 def predicted(config: GPT2Config, case: Case, ceilings: Ceilings) -> tuple[float | None, int | None]:
     """Seconds and bytes at the peak as ``predict`` has them; None of what it does not know.
 
-    That is text, and a dtype whose products were not measured: fp64, which has no format in ``costs`` either.
+    That is text, and a dtype whose products were not measured: fp64, which has no format in ``costs`` either. And of
+    bytes, on the CPU, those of a process whose part before the model was not measured: a quick run does not.
     """
     one = case.contender
     if case.with_text or one.dtype not in ceilings.matmul_flops_per_s:
         return None, None
+    seconds, memory = _predicted(config, case, ceilings)
+    process = "train" if case.kind == "train" else one.engine
+    known = ceilings.device != "cpu" or process in ceilings.process_bytes
+    return seconds, memory if known else None
+
+
+def _predicted(config: GPT2Config, case: Case, ceilings: Ceilings) -> tuple[float, int]:
+    one = case.contender
     if case.kind == "train":
         step = predict_training_step(
             config, ceilings, sequences=case.batch, tokens=case.tokens, dtype=one.dtype

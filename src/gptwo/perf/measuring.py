@@ -16,8 +16,9 @@ from gptwo.perf.figures import products_of
 from gptwo.perf.statistics import summarise
 from gptwo.perf.workload import FULL, QUICK, REFERENCE, Case, Contender, groups, not_in_quick
 
-# How long a quick run may take: what the machine is too slow for is left out, where a round of it was taken before.
-QUICK_S = 85.0
+# How long a quick run may take: what the machine is too slow for is left out, where a round of it was taken before. Of
+# that so much is kept back for what ends it: its page, and what questions take more than the last time.
+QUICK_S, _SPARE_S = 90.0, 5.0
 # Why something was not timed: the user ended the run before.
 STOPPED = "the run was stopped"
 
@@ -74,7 +75,7 @@ class Measuring:
         """Reckon how many questions there will be at most: what is red or fails is not asked again."""
         cases = sum(map(len, groups(config, self.contenders, quick=self._settings.quick)))
         timed = len(self.contenders) if self._settings.quick else cases
-        for_each = self._effort.starts + 1  # and its energy
+        for_each = self._effort.starts + (not self._settings.quick)  # its energy
         ceilings = 2 * len(self._devices)
         self._total = (
             self._asked + 2 + ceilings + len(self.contenders) * for_each + timed * self._effort.rounds
@@ -127,7 +128,7 @@ class Measuring:
                 "contenders": [list(one) for one in self.contenders],
                 "longest": max(case.past + case.tokens for case in cases),
                 "batch": max(case.batch for case in cases),
-                "training": any(case.kind == "train" for case in cases),
+                "training": next(([case.batch, case.tokens] for case in cases if case.kind == "train"), None),
                 "threads": self._threads,
             },
         )
@@ -174,15 +175,13 @@ class Measuring:
         for turn in turns:
             took: dict[Contender, float] = {}
             for number in range(self._effort.rounds):
-                takers = list(dict.fromkeys(case.contender for case in turn))
+                # Of what failed nothing more is asked.
+                left = [case for case in turn if number == 0 or answers[case]]
+                takers = list(dict.fromkeys(case.contender for case in left))
                 if self._settings.quick and number:
                     takers = self._affordable(takers, took, number)
                 for one in takers[:: -1 if number % 2 else 1]:
-                    cases = [
-                        case for case in turn if case.contender == one and (number == 0 or answers[case])
-                    ]
-                    if not cases:
-                        continue
+                    cases = [case for case in left if case.contender == one]
                     began = time.perf_counter()
                     requests = [self._case_question(case) for case in cases]
                     what = cases[0].id if len(cases) == 1 else f"round {number + 1} of {one}"
@@ -196,9 +195,11 @@ class Measuring:
         self, takers: Sequence[Contender], took: Mapping[Contender, float], number: int
     ) -> list[Contender]:
         """Those that a quick run has time for once more, by what they took before: the longest are left out first."""
-        found = sorted(takers, key=lambda one: took.get(one, 0.0))
-        left_s = QUICK_S - self._ceilings_s - (time.perf_counter() - self._began)
-        while found and sum(took.get(one, 0.0) for one in found) > left_s:
+        if self.stopped:
+            return []
+        found = sorted(takers, key=took.__getitem__)
+        left_s = QUICK_S - _SPARE_S - self._ceilings_s - (time.perf_counter() - self._began)
+        while found and sum(took[one] for one in found) > left_s:
             one = found.pop()
             self.left_out.append(
                 {
@@ -209,7 +210,12 @@ class Measuring:
         return [one for one in takers if one in found]
 
     def energy(self) -> dict[str, Any]:
-        """Joules per token written, of every contender whose device has a counter; else why there is none."""
+        """Joules per token written, of every contender whose device has a counter; else why there is none.
+
+        A quick run has no time for it: where there are counters it is a start and seconds of writing for each.
+        """
+        if self._settings.quick:
+            return {"measured": False, "rows": [], "why": "--quick has no time for it"}
         rows, why = [], []
         for one in self.contenders:
             found = self._tried(f"energy of {one}", self._question("energy", one))

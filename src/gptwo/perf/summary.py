@@ -14,6 +14,11 @@ _KINDS = {
     "train": "a training step",
 }
 _WIDTH = 100
+_ABOUT_INTERVALS = (
+    "n: processes × samples of each. Those of one process are not independent, and of so few processes the interval "
+    "reaches about from the lowest one's median to the highest one's; "
+    f"of fewer than {LEAST_FOR_INTERVAL} samples it is their range"
+)
 
 
 def summary(record: dict[str, Any]) -> str:
@@ -32,7 +37,7 @@ def summary(record: dict[str, Any]) -> str:
                 f"{'share':>5}  {'bound by':10}  {'memory':>8}",
                 *map(_case, cases),
             ]
-    lines += ["", f"n samples; of fewer than {LEAST_FOR_INTERVAL} the interval is their range"]
+    lines += ["", *textwrap.wrap(_ABOUT_INTERVALS, _WIDTH, subsequent_indent="  ")]
     if record["quick"]:
         lines += ["memory: at most so much, as the cases of an engine share a process in --quick"]
     lines += [*_paper(record), ""]
@@ -55,7 +60,9 @@ def summary(record: dict[str, Any]) -> str:
         for row in energy["rows"]
     ] or _wrapped("energy", f"not measured: {energy['why'] or 'nothing was left to measure'}")
     for entry in record["left_out"]:
-        lines += _wrapped("not timed", f"{entry['what']}: {entry['why']}")
+        # Of what has fewer rounds there are cases.
+        what = "left out" if entry["what"].startswith("round ") else "not timed"
+        lines += _wrapped(what, f"{entry['what']}: {entry['why']}")
     for why in record["quiet"]["reasons"]:
         lines += _wrapped("not quiet", why)
     return "\n".join(lines)
@@ -75,10 +82,15 @@ def _case(case: dict[str, Any]) -> str:
         shape = f"{case['batch']}×{case['tokens']:,}"
     shape += ", text" if case["with_text"] else ""
     return (
-        f"  {_contender(case):26} {shape:18} {duration(seconds['median']):>8}  {interval:>19}  {seconds['n']:5,}  "
+        f"  {_contender(case):26} {shape:18} {duration(seconds['median']):>8}  {interval:>19}  {_of_rounds(case):>5}  "
         f"{case['tokens_per_s']:8,.0f}  {case['share']:5.0%}  {case['bound_by']:10}  "
         f"{case['peak_memory_bytes'] / 1e6:5,.0f} MB"
     )
+
+
+def _of_rounds(case: dict[str, Any]) -> str:
+    """``"2×24"``: processes of a measured case, and samples of each."""
+    return f"{len(case['rounds'])}×{len(case['rounds'][0])}"
 
 
 def _contender(entry: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ CEILINGS = Ceilings(
     dispatch_s=1e-6,
     launch_s=2e-6,
     transfers=None,
+    process_bytes={"native": 60_000_000, "torch": 300_000_000, "train": 400_000_000},
     measured_at="2026-11-24T00:00:00+00:00",
 )
 _LINE = {"latency_s": 1e-5, "bytes_per_s": 1e10, "samples": [[4096, 1e-5], [1 << 26, 7e-3]]}

@@ -35,7 +35,7 @@ def of(rows: list[dict[str, Any]], **fields: str) -> list[dict[str, Any]]:
 
 
 def test_engines_and_dtypes_agree_each_with_each(folder: Path) -> None:
-    rows = agreement(folder, [NATIVE, TORCH, BF16], longest=50, batch=3, training=True, threads=1)
+    rows = agreement(folder, [NATIVE, TORCH, BF16], longest=50, batch=3, training=(2, 20), threads=1)
     assert all(row["ok"] for row in rows), [row for row in rows if not row["ok"]]
     pairs = {(row["a"], row["b"]) for row in rows}
     assert len(pairs) == 6
@@ -49,7 +49,7 @@ def test_engines_and_dtypes_agree_each_with_each(folder: Path) -> None:
 
 
 def test_fewer_bits_differ_and_are_allowed_to(folder: Path) -> None:
-    rows = agreement(folder, [INT8], longest=50, batch=3, training=False, threads=1)
+    rows = agreement(folder, [INT8], longest=50, batch=3, training=None, threads=1)
     assert [row["what"] for row in rows] == ["forward", "prefill", "decode"]
     assert all(1e-3 < row["largest"] <= row["allowed"] for row in rows)
 
@@ -67,7 +67,7 @@ def test_what_is_wrong_everywhere_and_nowhere_by_much_is_red(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limit of a single logit in 4 bits lets pass what has little to do with the model."""
-    (fine, *_) = agreement(folder, [INT4], longest=50, batch=3, training=False, threads=1)
+    (fine, *_) = agreement(folder, [INT4], longest=50, batch=3, training=None, threads=1)
     assert fine["ok"]
     assert 0.02 < fine["rms"] < fine["allowed_rms"]
     noise = np.random.default_rng(0)
@@ -77,7 +77,7 @@ def test_what_is_wrong_everywhere_and_nowhere_by_much_is_red(
 
     forward = module._forward
     monkeypatch.setattr(module, "_forward", lambda engine, texts: off(forward(engine, texts)))
-    rows = agreement(folder, [INT4], longest=50, batch=3, training=False, threads=1)
+    rows = agreement(folder, [INT4], longest=50, batch=3, training=None, threads=1)
     assert {row["what"]: row["ok"] for row in rows} == {"forward": False, "prefill": True, "decode": True}
     assert rows[0]["largest"] < rows[0]["allowed"]
     assert rows[0]["rms"] > rows[0]["allowed_rms"]
@@ -105,7 +105,7 @@ def test_what_goes_wrong_only_in_as_many_texts_as_are_timed_is_red(
 
     monkeypatch.setattr(module, "load_engine", damaged(wrong_from_four_on))
     for batch, ok in ((3, True), (4, False)):
-        rows = agreement(folder, [NATIVE], longest=50, batch=batch, training=False, threads=1)
+        rows = agreement(folder, [NATIVE], longest=50, batch=batch, training=None, threads=1)
         found = {row["what"]: row["ok"] for row in rows}
         assert found[what] is ok
         assert all(found.values()) is ok
@@ -126,7 +126,7 @@ def test_a_wrong_model_is_red(
     folder: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Any], None]
 ) -> None:
     monkeypatch.setattr(module, "load_engine", damaged(damage))
-    rows = agreement(folder, [TORCH], longest=50, batch=3, training=False, threads=1)
+    rows = agreement(folder, [TORCH], longest=50, batch=3, training=None, threads=1)
     assert not any(row["ok"] for row in rows)
     assert all((row["largest"] is None) == (damage is gives_no_number) for row in rows)
 
@@ -146,7 +146,7 @@ def test_a_cache_that_is_off_by_one_is_red_in_decoding_alone(
         engine.start = started
 
     monkeypatch.setattr(module, "load_engine", damaged(shift))
-    rows = agreement(folder, [TORCH], longest=50, batch=3, training=False, threads=1)
+    rows = agreement(folder, [TORCH], longest=50, batch=3, training=None, threads=1)
     assert {row["what"]: row["ok"] for row in rows} == {"forward": True, "prefill": True, "decode": False}
 
 
@@ -176,7 +176,7 @@ def test_a_step_that_is_timed_and_lies_is_red_in_decoding_alone(
         engine.start = started
 
     monkeypatch.setattr(module, "load_engine", damaged(lies))
-    rows = agreement(folder, [TORCH], longest=50, batch=3, training=False, threads=1)
+    rows = agreement(folder, [TORCH], longest=50, batch=3, training=None, threads=1)
     assert {row["what"]: row["ok"] for row in rows} == {"forward": True, "prefill": True, "decode": False}
 
 
@@ -186,5 +186,23 @@ def test_a_wrong_gradient_is_red(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(
         GPT2, "loss", lambda model, *args: (value := loss(model, *args)).detach() * -0.01 + value * 1.01
     )
-    rows = agreement(folder, [TORCH], longest=50, batch=3, training=True, threads=1)
+    rows = agreement(folder, [TORCH], longest=50, batch=3, training=(2, 20), threads=1)
     assert [row["what"] for row in rows if not row["ok"]] == ["training"]
+
+
+def test_a_gradient_that_is_wrong_only_in_a_step_as_it_is_timed_is_red(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = GPT2.loss
+
+    def wrong_in_the_last_row(model: GPT2, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        value = loss(model, tokens, targets)
+        if tokens.numel() >= 4 * 30:
+            value = value + 0.01 * (loss(model, tokens[3:, 29:], targets[3:, 29:]) - value)
+        return value
+
+    monkeypatch.setattr(GPT2, "loss", wrong_in_the_last_row)
+    for step, ok in (((3, 30), True), ((4, 29), True), ((4, 30), False)):
+        rows = agreement(folder, [TORCH], longest=50, batch=3, training=step, threads=1)
+        assert {row["what"]: row["ok"] for row in rows}["training"] is ok
+        assert all(row["ok"] for row in rows if row["what"] != "training")

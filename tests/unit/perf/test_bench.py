@@ -62,7 +62,7 @@ def test_a_record_of_answers(folder: Path) -> None:
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert record["model"]["parameters"] == parameter_count(CONFIG)
     assert [device["measured"] for device in record["devices"]] == [True, False]
-    assert record["energy"] == {"measured": False, "rows": [], "why": "no counters"}
+    assert record["energy"] == {"measured": False, "rows": [], "why": "--quick has no time for it"}
     (native, *_) = record["initialisation"]
     assert [step["name"] for step in native["steps"]] == ["python", "import", "first token"]
     assert [(step["summary"], step["note"]) for step in native["beside"]] == [
@@ -143,6 +143,25 @@ def test_a_case_that_fails_is_left_out_and_the_rest_stands(folder: Path) -> None
     why = {entry["what"]: entry["why"] for entry in record["left_out"]}
     assert why["train/cpu/torch/fp32/4x64"] == "too little memory"
     assert why["energy of torch fp32 on cpu"] == "no energy here"
+    record = bench(settings(folder, quick=False), ask=Answers())
+    assert record["energy"] == {"measured": False, "rows": [], "why": "no counters"}
+
+
+def test_nothing_is_said_of_the_next_round_of_what_failed_or_was_stopped(folder: Path) -> None:
+    record = bench(settings(folder), ask=Answers(fails=("forward",)))
+    said = [entry["what"] for entry in record["left_out"] if entry["what"].startswith("round")]
+    assert said == [f"round 1 of {one} on cpu" for one in ("native fp32", "native int8", "torch fp32")]
+    answers = Answers()
+
+    def ask(question: dict[str, Any]) -> Any:
+        if question["what"] == "several":
+            raise KeyboardInterrupt
+        return answers(question)
+
+    record = bench(settings(folder), ask=ask)
+    assert [entry["what"] for entry in record["left_out"] if entry["what"].startswith("round")] == [
+        "round 1 of native fp32 on cpu and all that comes after it"
+    ]
 
 
 def test_what_a_case_says_is_what_was_answered(folder: Path) -> None:
@@ -193,6 +212,17 @@ def test_memory_is_predicted_of_every_case_without_text(folder: Path) -> None:
         assert four - one >= 3 * 64 * logits
 
 
+def test_memory_is_not_predicted_without_that_of_the_process(folder: Path) -> None:
+    def ask(question: dict[str, Any]) -> Any:
+        found = Answers()(question)
+        return {**found, "process_bytes": {"native": 1}} if question["what"] == "ceilings" else found
+
+    for case in bench(settings(folder), ask=ask)["cases"]:
+        if not case["with_text"] and case["measured"]:
+            assert case["predicted_s"] is not None
+            assert (case["predicted_memory_bytes"] is not None) is (case["engine"] == "native"), case["id"]
+
+
 def test_a_dtype_without_ceilings_is_not_predicted_by_anothers(folder: Path) -> None:
     record = bench(settings(folder, engines=("torch",), dtypes=("fp32", "fp64")), ask=Answers())
     found = [case for case in record["cases"] if case["measured"] and not case["with_text"]]
@@ -209,6 +239,9 @@ def test_what_agrees_is_as_many_texts_as_are_timed(folder: Path) -> None:
         bench(settings(folder, quick=quick), ask=answers)
         (asked,) = [question for question in answers.questions if question["what"] == "agreement"]
         assert asked["batch"] == batch == max(request["batch"] for request in answers.requests())
+        trained = [request for request in answers.requests() if request["what"] == "train"]
+        assert trained
+        assert all(asked["training"] == [request["batch"], request["tokens"]] for request in trained)
 
 
 def test_starts_of_the_full_form_have_an_interval(folder: Path) -> None:
@@ -326,7 +359,7 @@ def test_a_run_that_is_stopped_keeps_what_it_has(folder: Path, at: str) -> None:
             raise KeyboardInterrupt
         return answers(question)
 
-    record = bench(settings(folder), ask=ask)
+    record = bench(settings(folder, quick=at != "energy"), ask=ask)
     assert was_stopped(record)
     assert (told[-1], told.count(at)) == (at, 2)  # nothing is asked after it
     assert [entry["why"] for entry in record["left_out"]].count(STOPPED) == 1
@@ -512,6 +545,8 @@ def test_the_summary_is_what_a_person_wants_to_know(folder: Path) -> None:
     for part in (
         "on A processor, 2 threads",
         "native int8 on cpu",
+        "2×24",
+        "n: processes × samples of each",
         "after 40, text",
         "1×64",
         "the paper's §7",
@@ -519,7 +554,7 @@ def test_the_summary_is_what_a_person_wants_to_know(folder: Path) -> None:
         "CPU or GPU: ",
         "ceilings of cpu: fp32 products 100 GFLOP/s",
         "agreement: 3 of 3",
-        "energy: not measured: no counters",
+        "energy: not measured: --quick has no time for it",
         "not timed: prompts and writing with torch fp32 on cpu",
         "not quiet: ceilings of cpu moved during the run: read by -20%",
     ):

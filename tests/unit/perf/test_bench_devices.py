@@ -125,7 +125,7 @@ def test_what_agreement_trains(device: torch.device, monkeypatch: pytest.MonkeyP
     gradients = {name: np.ones(tuple(of.shape), np.float32) for name, of in model.named_parameters()}
     reference = {"loss": 5.0, "gradients": gradients}
     one = Contender("cuda:0", "torch", "fp32")
-    gap = agreement._training_gap(Path(), one, reference, [np.arange(12), np.arange(20)])
+    gap = agreement._training_gap(Path(), one, reference, torch.arange(24).view(2, 12))
     assert np.isfinite(gap)
     assert placed == ["cuda:0"]
     assert {parameter.grad.device for parameter in model.parameters()} == {device}  # type: ignore[union-attr]

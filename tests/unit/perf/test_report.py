@@ -209,6 +209,8 @@ def test_pngs(record: dict[str, Any], tmp_path: Path) -> None:
         (words.distance(None), "no number"),
         (words.share(0.834), "83%"),
         (words.interval({"low": 0.0009, "high": 0.0011, "n": 9}), "900 µs – 1.1 ms, n = 9"),
+        (words.interval({"low": 0.9, "high": 1.1, "n": 9}, 3), "900 ms – 1.1 s, n = 9 in 3 processes"),
+        (words.interval({"low": 0.9, "high": 1.1, "n": 3}, 1), "900 ms – 1.1 s, n = 3 in 1 process"),
     ],
 )
 def test_words(written: str, expected: str) -> None:

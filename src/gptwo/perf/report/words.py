@@ -56,14 +56,18 @@ def distance(value: float | None) -> str:
     return f"{digits}·10{str(int(exponent)).translate(_RAISED)}"
 
 
-def interval(summary: dict[str, Any] | None) -> str:
-    """The bootstrap interval of a median in seconds and the number of samples, ``1.79–1.84 s, n = 9``."""
+def interval(summary: dict[str, Any] | None, processes: int | None = None) -> str:
+    """The bootstrap interval of a median in seconds and the number of samples, ``1.79–1.84 s, n = 9``.
+
+    With ``processes`` in how many they were taken, ``n = 9 in 3 processes``.
+    """
     if summary is None:
         return ""
     low, high = seconds(summary["low"]), seconds(summary["high"])
     number, _, unit = low.rpartition(" ")
     found = f"{number}–{high}" if high.endswith(f" {unit}") else f"{low} – {high}"
-    return f"{found}, n = {summary['n']:,}"
+    found = f"{found}, n = {summary['n']:,}"
+    return found if processes is None else f"{found} in {processes} process{'es' if processes > 1 else ''}"
 
 
 def _in_thousands(value: float, units: tuple[str, ...]) -> str:
