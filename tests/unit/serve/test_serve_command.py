@@ -203,7 +203,7 @@ def test_where_the_native_engine_was_not_measured_a_process_is_not_counted_twice
         monkeypatch.setattr(
             "gptwo.serve.serving_plan.measured_process_bytes", lambda target, what: measured.get(what, 0)
         )
-        return plan_serving(settings(), model, engine="torch", threads=1).generation.memory["process"]
+        return plan_serving(settings(model), model, engine="torch", threads=1).generation.memory["process"]
 
     both, torch_alone = planned({"native": 10**9, "torch": 4 * 10**9}), planned({"torch": 4 * 10**9})
     assert both - torch_alone == pytest.approx(3 * 10**9, abs=10**8)
