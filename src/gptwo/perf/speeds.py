@@ -64,8 +64,10 @@ class TorchSpeeds:
             ]
             return flops / (sum(known) / len(known))
         table = self._measured["products"]
-        by_row = [_between(table["widths"], speeds, width) for speeds in table[direction]]
-        return flops / _between(table["rows"], by_row, rows)
+        counts, by_row = table["rows"], [_between(table["widths"], one, width) for one in table[direction]]
+        if direction == "forward":
+            counts, by_row = table["few_rows"] + counts, table["forward_few"] + by_row
+        return flops / _between(counts, by_row, rows)
 
     def head_s(self, rows: int, *, rows_at_once: int, vocabulary: int, width: int) -> float:
         """Seconds of the head of a training step, forward and backward, over so many rows."""

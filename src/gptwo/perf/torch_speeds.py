@@ -21,6 +21,8 @@ from gptwo.perf.clock import Clock, Work, host_clock, typical_seconds
 
 # Rows and widths D of a block's products, between which a plan interpolates.
 _ROWS, _WIDTHS = (64, 256, 1024), (128, 384, 1024)
+# Rows of a token that is written, of one text or of several, by weights that no cache keeps: those of the widest block.
+_FEW_ROWS = (1, 8)
 _LENGTHS, _HEAD_WIDTHS, _HEADS = (64, 256, 1024), (32, 64, 128), 8
 # Vocabularies, and rows of the head for each: where it takes several pieces of them, two.
 _VOCABULARIES = {4096: 1024, 50257: 332}
@@ -33,7 +35,7 @@ def torch_speeds(*, budget_s: float) -> dict[str, Any]:
     """By name:
 
     products    rows, widths, and for "forward", "input_gradient", "weight_gradient" FLOP/s [rows][widths] of a block's
-                four products together
+                four products together; few_rows, and FLOP/s "forward_few" [few_rows] of a wide one
     head        vocabularies, widths, and FLOP/s [vocabularies][widths] of the head, which computes its loss, softmax
                 and gradients at once
     attention   head_widths, tokens, and for "forward" and "backward" seconds [head_widths][tokens] for each head and
@@ -58,16 +60,28 @@ def torch_speeds(*, budget_s: float) -> dict[str, Any]:
 def _products(clock: Clock, budget_s: float) -> dict[str, Any]:
     kinds = ("forward", "input_gradient", "weight_gradient")
     found: dict[str, list[list[float]]] = {kind: [] for kind in kinds}
+    share, few = budget_s / (len(_ROWS) * len(_WIDTHS) + len(_FEW_ROWS)), []
     for rows in _ROWS:
         for kind in kinds:
             found[kind].append([])
         for width in _WIDTHS:
             works = _block_products(rows, width)
             # Four products of each kind, of 12 D² weights together.
-            took = typical_seconds(works, clock, budget_s=budget_s / (len(_ROWS) * len(_WIDTHS)))
+            took = typical_seconds(works, clock, budget_s=share)
             for i, kind in enumerate(kinds):
                 found[kind][-1].append(24 * rows * width * width / sum(took[i::3]))
-    return {"rows": list(_ROWS), "widths": list(_WIDTHS), **found}
+    for rows in _FEW_ROWS:
+        width = _WIDTHS[-1]
+        with torch.inference_mode():
+            took = typical_seconds(_block_products(rows, width)[::3], clock, budget_s=share)
+        few.append(24 * rows * width * width / sum(took))
+    return {
+        "rows": list(_ROWS),
+        "widths": list(_WIDTHS),
+        **found,
+        "few_rows": list(_FEW_ROWS),
+        "forward_few": few,
+    }
 
 
 def _block_products(rows: int, width: int) -> list[Work]:

@@ -66,6 +66,8 @@ MEASURED = replace(
                 "forward": table(1e10),
                 "input_gradient": table(1e10),
                 "weight_gradient": table(1e10),
+                "few_rows": [1, 8],
+                "forward_few": [1e8, 4e8],
             },
             "head": {"vocabularies": [1000, 50257], "widths": [192, 768], "flops_per_s": table(1e10)},
             "attention": {
@@ -123,6 +125,17 @@ def test_measured_parts_are_taken_where_they_lie() -> None:
     between = replace(GPT2, n_layer=1, n_head=2, n_embd=456, n_inner=1824, vocab_size=32)
     small = predict_forward(between, MEASURED, kind="decode").parts["products"] / (4 * 12 * 456 * 456)
     assert 1e-11 < small < 1e-10
+
+
+def test_a_token_of_torch_takes_what_few_rows_take() -> None:
+    """One row at the speed of one row, eight at that of eight; not at that of the 64 of training."""
+    weights = 12 * 12 * 768 * 768
+    for batch, speed in ((1, 1e8), (8, 4e8)):
+        token = predict_forward(GPT2, MEASURED, kind="decode", engine="torch", batch=batch)
+        assert token.parts["products"] == pytest.approx(2 * batch * weights / speed)
+        assert token.parts["head"] == pytest.approx(2 * batch * 50257 * 768 / speed)
+    reading = predict_forward(GPT2, MEASURED, kind="prefill", engine="torch", tokens=64)
+    assert reading.parts["products"] == pytest.approx(2 * 64 * weights / 2e10)
 
 
 def test_many_rows_are_as_fast_as_the_width_lets_them() -> None:

@@ -29,6 +29,7 @@ def seconds_in_turn(*expected: float) -> Callable[..., list[float]]:
 def test_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_speeds, "_ROWS", (4, 8))
     monkeypatch.setattr(torch_speeds, "_WIDTHS", (8, 16))
+    monkeypatch.setattr(torch_speeds, "_FEW_ROWS", (1, 2))
     monkeypatch.setattr(torch_speeds, "_LENGTHS", (4, 8))
     monkeypatch.setattr(torch_speeds, "_HEAD_WIDTHS", (4, 8))
     monkeypatch.setattr(torch_speeds, "_VOCABULARIES", {5: 3, 7: 4})
@@ -40,6 +41,9 @@ def test_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (products["rows"], products["widths"]) == ([4, 8], [8, 16])
     # Of twelve products every third is a forward one: they take 1, 3, 1 and 3 seconds.
     assert products["forward"] == [[24 * rows * width**2 / 8 for width in (8, 16)] for rows in (4, 8)]
+    # Of four products of one row or two two take 1 s and two 3 s.
+    assert products["few_rows"] == [1, 2]
+    assert products["forward_few"] == [24 * rows * 16**2 / 8 for rows in (1, 2)]
     # Of each head width: forward takes 1 s, with the backward pass 3; 64 texts of 4 tokens, or 32 of 8, of 8 heads.
     attention = found["attention"]
     forward = [1 / (8 * 64 * (4 * 5 / 2)), 1 / (8 * 32 * (8 * 9 / 2))]
