@@ -13,7 +13,7 @@ CODES = {"context_length_exceeded", "request_too_large"}
 MESSAGES = "|".join(
     (
         r"expected either a prompt or messages",
-        r"expected either a prompt or tokens",
+        r"expected either a prompt or tokens, got (both|neither)",
         r"layer \d+, (its mlp|head \d+) is changed twice; expected once",
         r"expected of a place either a head or mlp: true",
         r"(layer|head|position|token)=\d+ is not possible; expected 0 to \d+.*",

@@ -37,7 +37,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 def fuzz(server: RunningServer, folder: Path, examples: int) -> None:
     (folder / "schemathesis.toml").write_text(SETTINGS, encoding="utf-8")
-    flags = f"--phases examples,coverage,fuzzing --mode all --max-examples {examples} --seed 1 --request-timeout 60"
+    flags = f"--phases examples,coverage,fuzzing --mode all --max-examples {examples} --seed 1 --request-timeout 300"
     done = subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"),

@@ -448,13 +448,18 @@ def test_where_the_time_goes(engine: str, run: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_ceilings_are_measured_once_in_a_servers_life(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured: list[tuple[Any, ...]] = []
+    """And quickly: a plan's would take half a minute."""
+    asked: list[dict[str, Any]] = []
 
-    def ceilings(*given: Any) -> Ceilings:
-        measured.append(given)
-        return CEILINGS
+    def ask(request: dict[str, Any]) -> Any:
+        asked.append(request)
+        return CEILINGS.to_json()
 
-    monkeypatch.setattr("gptwo.perf.ceilings.cached_ceilings", ceilings)
+    def nothing_kept(*_: Any, measure: bool) -> None:
+        assert not measure
+
+    monkeypatch.setattr("gptwo.perf.ceilings.cached_ceilings", nothing_kept)
+    monkeypatch.setattr("gptwo.perf.process.ask", ask)
 
     async def body(client: Client) -> None:
         for prompt in ("ab", "abc"):
@@ -462,7 +467,8 @@ def test_ceilings_are_measured_once_in_a_servers_life(run: Path, monkeypatch: py
             assert reply.status == 200, reply.body
 
     serve(load(run, engine="native"), body)
-    assert len(measured) == 1
+    (request,) = asked
+    assert (request["what"], request["device"], request["quick"]) == ("ceilings", "cpu", True)
 
 
 def test_the_log_of_a_run(during: Any, run: Path) -> None:

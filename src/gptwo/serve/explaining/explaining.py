@@ -168,10 +168,15 @@ class Explaining:
         return time_reference(reference, engine, tokens, decode_tokens, ceilings=ceilings, words=self.words)
 
     def _measured_ceilings(self, device: str, threads: int | None = None) -> Ceilings:
-        from gptwo.perf.ceilings import cached_ceilings
+        """Those that `gptwo plan` keeps; else a quick measurement, for as long as the server runs."""
+        from gptwo.perf.ceilings import Ceilings, cached_ceilings
+        from gptwo.perf.process import ask
 
         if self._ceilings is None:
-            self._ceilings = cached_ceilings(device, threads)
+            self._ceilings = cached_ceilings(device, threads, measure=False)
+        if self._ceilings is None:
+            request = {"what": "ceilings", "device": device, "threads": threads, "quick": True}
+            self._ceilings = Ceilings.from_json(ask(request))
         return self._ceilings
 
     def _require_memory(self, needed: int, what: str) -> None:
