@@ -22,7 +22,7 @@ from gptwo.perf.clock import Clock, Work, host_clock, typical_seconds
 # Rows and widths D of a block's products, between which a plan interpolates.
 _ROWS, _WIDTHS = (64, 256, 1024), (128, 384, 1024)
 # Rows of a token that is written, of one text or of several, by weights that no cache keeps: those of the widest block.
-_FEW_ROWS = (1, 8)
+_FEW_ROWS = (1, 8, 32)
 _LENGTHS, _HEAD_WIDTHS, _HEADS = (64, 256, 1024), (32, 64, 128), 8
 # Vocabularies, and rows of the head for each: where it takes several pieces of them, two.
 _VOCABULARIES = {4096: 1024, 50257: 332}
@@ -73,7 +73,7 @@ def _products(clock: Clock, budget_s: float) -> dict[str, Any]:
     for rows in _FEW_ROWS:
         width = _WIDTHS[-1]
         with torch.inference_mode():
-            took = typical_seconds(_block_products(rows, width)[::3], clock, budget_s=share)
+            took = typical_seconds(_engine_products(rows, width), clock, budget_s=share)
         few.append(24 * rows * width * width / sum(took))
     return {
         "rows": list(_ROWS),
@@ -84,10 +84,23 @@ def _products(clock: Clock, budget_s: float) -> dict[str, Any]:
     }
 
 
+def _shapes(width: int) -> list[tuple[int, int]]:
+    """Inputs and outputs of a block's four products."""
+    return [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)]
+
+
+def _engine_products(rows: int, width: int) -> list[Work]:
+    """A block's four products as PyTorch's engine computes them, which does not go through oneDNN."""
+    return [
+        partial(F.linear, torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.zeros(outputs))
+        for inputs, outputs in _shapes(width)
+    ]
+
+
 def _block_products(rows: int, width: int) -> list[Work]:
     """Forward, gradient of the input and of the weight of each of a block's four products, in this order."""
     works: list[Work] = []
-    for inputs, outputs in ((width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)):
+    for inputs, outputs in _shapes(width):
         x, w, dy = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(rows, outputs)
         works += [
             partial(products.linear, x, w, None),
