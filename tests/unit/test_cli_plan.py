@@ -197,6 +197,12 @@ def test_no_loss_is_expected_of_weights_that_exist(tmp_path: Path) -> None:
     assert fresh["expected_loss"]["kaplan"] > 0
 
 
+OF_THE_HUB = {
+    **{"model_type": "gpt2", "n_layer": 1, "n_head": 2, "n_embd": 16},
+    **{"n_positions": 64, "vocab_size": 300},
+}
+
+
 def test_a_model_of_the_hub_is_planned_from_its_config_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,15 +212,7 @@ def test_a_model_of_the_hub_is_planned_from_its_config_alone(
 
     def snapshot(repository: str, **options: Any) -> str:
         asked.append((repository, options["allow_patterns"]))
-        config = {
-            "model_type": "gpt2",
-            "n_layer": 1,
-            "n_head": 2,
-            "n_embd": 16,
-            "n_positions": 64,
-            "vocab_size": 300,
-            "torch_dtype": "bfloat16",
-        }
+        config = OF_THE_HUB | {"torch_dtype": "bfloat16"}
         (tmp_path / "config.json").write_text(json.dumps(config))
         return str(tmp_path)
 
@@ -232,17 +230,7 @@ def test_an_adapter_is_planned_from_configs_alone(tmp_path: Path, monkeypatch: p
 
     files = {
         "someone/adapter": ("adapter_config.json", {"base_model_name_or_path": "someone/base"}),
-        "someone/base": (
-            "config.json",
-            {
-                "model_type": "gpt2",
-                "n_layer": 1,
-                "n_head": 2,
-                "n_embd": 16,
-                "n_positions": 64,
-                "vocab_size": 300,
-            },
-        ),
+        "someone/base": ("config.json", OF_THE_HUB),
     }
     asked: list[Any] = []
 

@@ -11,6 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -268,30 +270,36 @@ def _metrics(client: socket.socket) -> str:
     return answer(client).body.decode()
 
 
-def test_it_says_what_it_serves_and_ends_well(model: Path) -> None:
-    flags = ("--port", "0", "--engine", "native", "--threads", "1", "--slots", "2", "--host", "0.0.0.0")
+@contextmanager
+def started(
+    command: Sequence[str], env: Mapping[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """A server that is ready, and the lines it says until then."""
     with subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, "serve", str(model), *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={name: value for name, value in os.environ.items() if not name.startswith("GPTWO_API")},
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
     ) as process:
         assert process.stdout is not None
         try:
-            lines = [process.stdout.readline() for _ in range(5)]
-            port = int(lines[-1].rpartition(":")[2])
-            with socket.create_connection(("127.0.0.1", port), timeout=LONG_S) as client:
-                body = json.dumps({"prompt": "The", "max_tokens": 3, "ignore_eos": True}).encode()
-                client.sendall(request("POST", "/v1/completions", body, Content_Type="application/json"))
-                given = answer(client)
-                # The text is reported by the engine's thread, which may be a moment behind its own words.
-                until(lambda: 'generation_tokens_total{model_name="small"} 3.0' in _metrics(client))
-                assert 'gptwo:kv_cache_tokens{model_name="small"} 128.0' in _metrics(client)
-            process.send_signal(signal.SIGTERM)
-            rest, errors = process.communicate(timeout=LONG_S)
+            yield process, [process.stdout.readline() for _ in range(5)]
         finally:
             process.kill()
+
+
+def test_it_says_what_it_serves_and_ends_well(model: Path) -> None:
+    flags = ("--port", "0", "--engine", "native", "--threads", "1", "--slots", "2", "--host", "0.0.0.0")
+    without_keys = {name: value for name, value in os.environ.items() if not name.startswith("GPTWO_API")}
+    command = [sys.executable, "-c", _PROGRAM, "serve", str(model), *flags]
+    with started(command, env=without_keys) as (process, lines):
+        port = int(lines[-1].rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=LONG_S) as client:
+            body = json.dumps({"prompt": "The", "max_tokens": 3, "ignore_eos": True}).encode()
+            client.sendall(request("POST", "/v1/completions", body, Content_Type="application/json"))
+            given = answer(client)
+            # The text is reported by the engine's thread, which may be a moment behind its own words.
+            until(lambda: 'generation_tokens_total{model_name="small"} 3.0' in _metrics(client))
+            assert 'gptwo:kv_cache_tokens{model_name="small"} 128.0' in _metrics(client)
+        process.send_signal(signal.SIGTERM)
+        rest, errors = process.communicate(timeout=LONG_S)
     assert process.returncode == 0, errors
     took, torch_was_loaded = rest.splitlines()
     assert torch_was_loaded == "False"
@@ -320,19 +328,12 @@ def test_it_says_what_it_serves_and_ends_well(model: Path) -> None:
 
 def test_on_this_machine_alone_or_with_a_key_it_does_not_warn(model: Path) -> None:
     for flags in (("--host", "127.0.0.1"), ("--host", "0.0.0.0", "--api-key", "sk-right")):
-        with subprocess.Popen(
-            [*command_line("serve", model, "--port", 0, "--threads", 1), *flags],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            assert process.stdout is not None
-            try:
-                lines = [process.stdout.readline() for _ in range(5)]
-                process.send_signal(signal.SIGINT)
-                _, errors = process.communicate(timeout=LONG_S)
-            finally:
-                process.kill()
+        with started([*command_line("serve", model, "--port", 0, "--threads", 1), *flags]) as (
+            process,
+            lines,
+        ):
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=LONG_S)
         assert process.returncode == 0, errors
         assert lines[-1].startswith("listening on ")
         assert [json.loads(line)["event"] for line in errors.splitlines()] == ["closing"]
@@ -340,22 +341,13 @@ def test_on_this_machine_alone_or_with_a_key_it_does_not_warn(model: Path) -> No
 
 @pytest.mark.parametrize("waits", [True, False], ids=["then", "before"])
 def test_explain_imports_torch_when_it_is_ready_and_ends_well(waits: bool, model: Path) -> None:
-    with subprocess.Popen(
-        command_line("explain", model, "--engine", "native", "--threads", 1, "--no-browser"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        try:
-            lines = [process.stdout.readline() for _ in range(5)]
-            maps = Path(f"/proc/{process.pid}/maps")
-            if waits:
-                until(lambda: "libtorch" in maps.read_text())
-            process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=LONG_S)
-        finally:
-            process.kill()
+    command = command_line("explain", model, "--engine", "native", "--threads", 1, "--no-browser")
+    with started(command) as (process, lines):
+        maps = Path(f"/proc/{process.pid}/maps")
+        if waits:
+            until(lambda: "libtorch" in maps.read_text())
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=LONG_S)
     assert process.returncode == 0, errors
     assert lines[-1].startswith("listening on ")
     assert "Traceback" not in errors
