@@ -19,9 +19,7 @@ Weights are random; `--work FOLDER` keeps them between runs. Each round of a siz
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import record
 from plan_bars import ROUNDS, newest, verdicts
 
@@ -39,7 +36,7 @@ from gptwo.config import GPT2Config, preset
 from gptwo.kernels.layout import pack
 from gptwo.kernels.library import open_kernels
 from gptwo.perf.ceilings import Ceilings
-from gptwo.perf.environment import others_share
+from gptwo.perf.environment import Others, others_share
 from gptwo.perf.predict import Prediction, predict_forward, predict_training_step
 from gptwo.perf.process import ask
 
@@ -121,40 +118,10 @@ def cases(config: GPT2Config) -> list[Case]:
 
 def write_model(size: str, folder: Path) -> None:
     """A folder of that size with random weights, and its packed weights, by processes that end before any is timed."""
-    code = (
-        "import sys; from pathlib import Path; from gptwo.checkpoint.store import save_checkpoint; "
-        "from gptwo.config import preset; from gptwo.model import build_model; "
-        "model = build_model(preset(sys.argv[1]), seed=0, device='cpu'); "
-        "save_checkpoint(Path(sys.argv[2]), config=model.config, weights=model.state_dict(), "
-        "tokenizer=None, training=None)"
-    )
     if not folder.exists():
-        subprocess.run([sys.executable, "-c", code, size, str(folder)], check=True)
+        ask({"what": "random_model", "size": size, "folder": str(folder)})
     for dtype in ("fp32", "int8"):
         ask({"what": "prefill", "model": str(folder), "engine": "native", "dtype": dtype, "tokens": 1})
-
-
-class Others:
-    """What other programs take of the cores from now on. Of what this one asks for, processes that have ended count."""
-
-    def __init__(self) -> None:
-        self._began = self._times()
-
-    def share(self) -> float:
-        """Of all cores, 0 to 1."""
-        spent = [now - then for now, then in zip(self._times(), self._began, strict=True)]
-        elapsed, busy, own = spent
-        return max(0.0, busy - own) / elapsed if elapsed else 0.0
-
-    @staticmethod
-    def _times() -> tuple[float, float, float]:
-        """Seconds of all cores, those that something ran in, and those of this process and its children."""
-        all_cores, own = psutil.cpu_times(), os.times()
-        return (
-            sum(all_cores),
-            sum(all_cores) - all_cores.idle - getattr(all_cores, "iowait", 0.0),
-            sum(own[:4]),
-        )
 
 
 class Machine:

@@ -103,6 +103,7 @@ def _add_generation(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from gptwo.checkpoint.released_config import read_config
     from gptwo.perf.plan_text import generation_lines, training_lines
     from gptwo.perf.record import require_writable
     from gptwo.perf.target import find_target
@@ -112,7 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
     quiet = arguments.json == "-"
     if arguments.json is not None and not quiet:
         require_writable(Path(arguments.json))
-    config = _config(arguments.model)
+    folder = _folder(arguments.model)
+    config = PRESETS[arguments.model] if folder is None else read_config(folder)
     plans: list[dict[str, Any]] = []
     # A name that is not known ends it before anything is printed.
     targets = [
@@ -133,7 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
             plans.append(training.to_json())
             lines = training_lines(training)
         else:
-            generation = _generation(arguments, config, target)
+            generation = _generation(arguments, folder, config, target)
             plans.append(generation.to_json())
             lines = generation_lines(generation)
         if not quiet:
@@ -178,12 +180,13 @@ def _settle(arguments: argparse.Namespace) -> None:
             setattr(arguments, name, default)
 
 
-def _config(name: str) -> GPT2Config:
+def _folder(name: str) -> Path | None:
+    """Where the shape of a model stands; None for a size."""
     if name in PRESETS:
-        return PRESETS[name]
-    from gptwo.checkpoint.released_config import read_config, resolve_shape
+        return None
+    from gptwo.checkpoint.released_config import resolve_shape
 
-    return read_config(resolve_shape(name))
+    return resolve_shape(name)
 
 
 def _heading(model: str, target: Target) -> str:
@@ -226,12 +229,14 @@ def _training(arguments: argparse.Namespace, config: GPT2Config, target: Target)
     )
 
 
-def _generation(arguments: argparse.Namespace, config: GPT2Config, target: Target) -> GenerationPlan:
+def _generation(
+    arguments: argparse.Namespace, folder: Path | None, config: GPT2Config, target: Target
+) -> GenerationPlan:
     from gptwo.infer.formats import KV_DTYPES, Formats
     from gptwo.perf.generation_plan import plan_generation
 
     engine = arguments.engine or ("native" if target.kind == "cpu" else "torch")
-    weights = _weights(arguments, engine)
+    weights = _weights(arguments, folder, engine)
     kv = (arguments.kv_dtype or KV_DTYPES[weights]) if engine == "native" else weights
     if engine == "torch" and arguments.kv_dtype not in (None, weights):
         raise ConfigError(
@@ -252,17 +257,15 @@ def _generation(arguments: argparse.Namespace, config: GPT2Config, target: Targe
     )
 
 
-def _weights(arguments: argparse.Namespace, engine: str) -> str:
+def _weights(arguments: argparse.Namespace, folder: Path | None, engine: str) -> str:
     from gptwo.infer.engines import ENGINES, short_dtype
 
     if arguments.dtype is None:
-        if arguments.model in PRESETS:
+        if folder is None:
             return "fp32"
         from gptwo.checkpoint.layout import CONFIG_NAME, has_weights, read_json_object
-        from gptwo.checkpoint.released_config import resolve_shape
         from gptwo.infer.formats import formats_of
 
-        folder = resolve_shape(arguments.model)
         if not has_weights(folder):  # of the hub: its config alone was fetched
             fields = read_json_object(folder / CONFIG_NAME)
             stored = short_dtype(str(fields.get("torch_dtype") or fields.get("dtype") or "fp32"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from gptwo.config import PRESETS
 from gptwo.costs import parameter_count
 from gptwo.perf.ceilings import Ceilings, cached_ceilings, drift, highest, of_floors, too_far
 from gptwo.perf.crossing import crossing
-from gptwo.perf.environment import BUSY
+from gptwo.perf.environment import BUSY, Others
 from gptwo.perf.figures import case_row, predicted_row
 from gptwo.perf.machines import gpu as gpu_named
 from gptwo.perf.measuring import STOPPED, Ask, Measuring, Progress, Settings
@@ -82,7 +81,7 @@ def _record(settings: Settings, folder: Path, measuring: Measuring, weights: str
     """Everything, in the order in which it is measured: nothing is timed before it agrees."""
     config = read_config(folder)
     measuring.announce(config)
-    others = _Others()
+    others = Others()
     environment = measuring.environment()
     before = measuring.ceilings()
     agreed = measuring.agreement(config)
@@ -177,29 +176,6 @@ def _rests_on(earlier: Ceilings | None, now: Ceilings) -> dict[str, Any]:
 def _device(name: str, ceilings: Ceilings, *, measured: bool) -> dict[str, Any]:
     kind = ceilings.device.partition(":")[0]
     return {"name": name, "kind": kind, "label": ceilings.name, "measured": measured}
-
-
-class _Others:
-    """What other processes take of the processor, from here on."""
-
-    def __init__(self) -> None:
-        self._began, (self._busy, self._own) = time.perf_counter(), _processor_seconds()
-
-    def share(self) -> float:
-        import psutil
-
-        busy, own = _processor_seconds()
-        all_s = (time.perf_counter() - self._began) * (psutil.cpu_count() or 1)
-        return max(0.0, (busy - self._busy - (own - self._own)) / all_s)
-
-
-def _processor_seconds() -> tuple[float, float]:
-    """Of all processes, and of this one with those that it has waited for."""
-    import psutil
-
-    times = psutil.cpu_times()
-    busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
-    return busy, sum(os.times()[:4])
 
 
 def _quiet(others: float, drifts: dict[str, dict[str, float]], *, stopped: bool) -> dict[str, Any]:

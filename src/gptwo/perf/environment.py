@@ -155,6 +155,30 @@ def others_share(seconds: float = 0.5) -> float:
     return 1 - idle / sum(spent) if sum(spent) else 0.0
 
 
+class Others:
+    """What other processes take of the processor, from here on; those that this one asked for are its own."""
+
+    def __init__(self) -> None:
+        self._began, (self._busy, self._own) = time.perf_counter(), _processor_seconds()
+
+    def share(self) -> float:
+        """Of all cores, 0 to 1."""
+        import psutil
+
+        busy, own = _processor_seconds()
+        all_s = (time.perf_counter() - self._began) * (psutil.cpu_count() or 1)
+        return max(0.0, (busy - self._busy - (own - self._own)) / all_s)
+
+
+def _processor_seconds() -> tuple[float, float]:
+    """Of all processes, and of this one with those that it has waited for."""
+    import psutil
+
+    times = psutil.cpu_times()
+    busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
+    return busy, sum(os.times()[:4])
+
+
 def _lines(path: Path) -> list[str]:
     with suppress(OSError):
         return path.read_text(encoding="utf-8", errors="replace").splitlines()

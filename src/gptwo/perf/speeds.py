@@ -136,8 +136,9 @@ class NativeSpeeds:
         ]
         self.block_bytes, self.qkv_bytes = sum(of_each), of_each[0]
         # Of a token, which decide what keeps them from one to the next.
+        self._head_format = matrix_format("token_embedding.weight", dtype)
         self._all_bytes = config.n_layer * self.block_bytes + matrix_bytes(
-            matrix_format("token_embedding.weight", dtype), config.vocab_size, D
+            self._head_format, config.vocab_size, D
         )
         self._weights_per_byte = (4 * D * D + 2 * D * F) / self.block_bytes
 
@@ -153,8 +154,7 @@ class NativeSpeeds:
         if self._measured is None:
             return self.weight_s(head_bytes, rows)
         first = self._by_size([size["head_s_per_byte"] for size in self._sizes()])
-        like = matrix_format("token_embedding.weight", self._dtype)
-        more = self._block_s_per_byte(rows, like) - self._block_s_per_byte(1, like)
+        more = self._block_s_per_byte(rows, self._head_format) - self._block_s_per_byte(1, self._head_format)
         return head_bytes * (first + max(0.0, more))
 
     def _block_s_per_byte(self, rows: int, dtype: WeightFormat | None = None) -> float:

@@ -44,7 +44,7 @@ class Explaining:
         self.words = Words(model.tokenizer)
         self._say = say
         self._loaded = False
-        # Of this server's life: those that were measured on a busy machine are in no cache.
+        # Of this server's life: those that it measures, quickly, are in no cache.
         self._ceilings: Ceilings | None = None
 
     @property
